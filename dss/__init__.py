@@ -1,0 +1,1 @@
+"""dss: one neural signed distance field per mesh, inside a dual spherical shell."""

@@ -1,0 +1,156 @@
+"""Configuration: frozen dataclasses <- YAML file <- `key.sub=value` on the command line.
+
+Types are checked, and an unknown key is an error that names the nearest one.
+"""
+
+import dataclasses
+import difflib
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, get_args, get_origin
+
+import yaml
+
+from dss.errors import InputError
+from dss.files import replacing
+
+
+@dataclass(frozen=True)
+class MeshConfig:
+    path: str = "demo"  # a file that trimesh reads, or `demo`: the mesh that the project generates
+    radius: float = 0.9  # of the smallest enclosing ball after normalisation
+
+
+@dataclass(frozen=True)
+class SpheresConfig:
+    method: Literal["farthest", "cover"] = "cover"  # the paper's extraction, or the greedy medial cover
+    count: int = 512  # S
+    resolution: int = 256  # lattice nodes per axis that `farthest` chooses from
+
+
+@dataclass(frozen=True)
+class SamplesConfig:
+    method: Literal["pairs", "partition"] = "partition"  # every containing sphere learns a point (paper), or its owner only
+    count: int = 1_000_000  # points per round; `pairs`: per technique, before expansion
+    spread: float = 0.5  # `partition`: standard deviation of the offsets from the surface, in units of the owner's thickness
+
+
+@dataclass(frozen=True)
+class FieldConfig:
+    method: Literal["dual_shell"] = "dual_shell"  # a file of dss/fields
+    owner: Literal["smallest", "relative"] = "relative"  # the sphere that answers for a point, see DualShell.owner
+    latent: int = 32  # floats per sphere
+    layers: int = 2  # hidden layers
+    width: int = 128  # of each hidden layer
+    octaves: int = 6  # of the positional encoding
+    base_frequency: float = 1.0  # of the lowest octave, radians per unit of the offset
+    local: bool = True  # divide the offset from the centre by the outer radius
+    output: Literal["tanh", "thickness"] = "thickness"  # the paper's bounded output, or a multiple of the shell's thickness
+
+
+@dataclass(frozen=True)
+class FitConfig:
+    epochs: int = 100  # passes over the training samples
+    resample: int = 50  # epochs between fresh sets of samples
+    holdout: float = 0.05  # share of the samples kept for the monitored error
+    batch: int = 16_384  # samples per step
+    rate: float = 5e-3  # learning rate at the start
+    schedule: Literal["plateau", "cosine"] = "cosine"  # of the learning rate: the paper's, or one cosine over the fit
+    loss: Literal["l1", "l2"] = "l1"
+    band: float = 0.01  # samples weigh 0.05 + exp(-|sdf| / band); 0: all weigh the same
+    restarts: int = 2  # fresh initialisations after a non-finite loss or a field without a surface; then an error
+    checkpoint: int = 10  # epochs between resumable states
+    mixed: bool = True  # bfloat16 matrix products on CUDA
+
+
+@dataclass(frozen=True)
+class Config:
+    seed: int = 0
+    mesh: MeshConfig = field(default_factory=MeshConfig)
+    spheres: SpheresConfig = field(default_factory=SpheresConfig)
+    samples: SamplesConfig = field(default_factory=SamplesConfig)
+    field: FieldConfig = field(default_factory=FieldConfig)
+    fit: FitConfig = field(default_factory=FitConfig)
+
+
+def load_config(path: Path | str | None, overrides: list[str] = ()) -> Config:
+    """The configuration of a YAML file (None: all defaults), with `key.sub=value` overrides applied in order.
+
+    Raises InputError on a missing or malformed file, an unknown key (suggesting the nearest), or a value of the wrong
+    type or out of range.
+    """
+    tree = {} if path is None else _read_yaml(Path(path))
+    for override in overrides:
+        key, equals, text = override.partition("=")
+        if not equals:
+            raise InputError(f"{override}: expected key.sub=value, such as fit.epochs=20")
+        *parents, leaf = key.split(".")
+        node = tree
+        for parent in parents:
+            node = node.setdefault(parent, {})
+            if not isinstance(node, dict):
+                raise InputError(f"{override}: {parent} is a value, not a section")
+        node[leaf] = _parse(text, override)
+    return config_from_dict(tree, "command line" if path is None else str(path))
+
+
+def config_from_dict(tree: dict[str, Any], source: str) -> Config:
+    """Check and convert a nested dictionary; `source` is named in the errors."""
+    return _build(Config, tree, source, "")
+
+
+def save_config(config: Config, path: Path) -> None:
+    """Write the resolved configuration as YAML that `load_config` reads back to an equal one."""
+    with replacing(path) as temporary:
+        temporary.write_text(yaml.safe_dump(dataclasses.asdict(config), sort_keys=False))
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        raise InputError(f"{path}: no such configuration file; see configs/ for those that ship")
+    tree = _parse(path.read_text(errors="replace"), str(path))
+    if not isinstance(tree, dict):
+        raise InputError(f"{path}: expected sections of `key: value` lines, found {type(tree).__name__}")
+    return tree
+
+
+def _parse(text: str, source: str) -> Any:
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise InputError(f"{source}: not valid YAML ({' '.join(str(error).split())})") from error
+
+
+def _build(kind: type, tree: Any, source: str, prefix: str) -> Any:
+    if not isinstance(tree, dict):
+        raise InputError(f"{source}: {prefix.rstrip('.')} is a section, got {tree!r}")
+    known = {item.name: item for item in dataclasses.fields(kind)}
+    values = {}
+    for key, value in tree.items():
+        if key not in known:
+            near = difflib.get_close_matches(str(key), known, 1, 0)
+            raise InputError(f"{source}: unknown key {prefix}{key}; did you mean {prefix}{near[0]}?")
+        expected = known[key].type
+        if dataclasses.is_dataclass(expected):
+            values[key] = _build(expected, value, source, f"{prefix}{key}.")
+        else:
+            values[key] = _checked(value, expected, f"{source}: {prefix}{key}")
+    return kind(**values)
+
+
+def _checked(value: Any, expected: Any, where: str) -> Any:
+    """`value` as `expected`; YAML reads 1e-3 as text and 1 as an integer, both fine for a float."""
+    if get_origin(expected) is Literal:
+        if value not in get_args(expected):
+            raise InputError(f"{where} must be one of {', '.join(get_args(expected))}; got {value!r}")
+        return value
+    if expected is float and isinstance(value, int | str) and not isinstance(value, bool):
+        try:
+            value = float(value)
+        except ValueError:
+            pass
+    if type(value) is not expected:
+        raise InputError(f"{where} must be {expected.__name__}; got {value!r}")
+    if expected in (int, float) and not 0 <= value < float("inf"):
+        raise InputError(f"{where} must be a finite number that is not negative; got {value!r}")
+    return value

@@ -1,0 +1,8 @@
+"""The one exception that a user, not a programmer, is meant to read."""
+
+
+class InputError(ValueError):
+    """Bad input: one line that names the file or value, what is wrong with it, and the remedy.
+
+    The scripts print it and leave with exit code 2 (`dss.cli`); a library user catches it like a `ValueError`.
+    """

@@ -1,0 +1,62 @@
+"""The contract of every method: points in, signed distances out."""
+
+from abc import ABC, abstractmethod
+
+import torch
+from torch import Tensor, nn
+
+from dss.shell import DualShell
+
+CHUNK = 1 << 18  # points per evaluation: bounds memory
+
+
+class Field(nn.Module, ABC):
+    """A map from points (n, 3) float32 in the normalised frame to signed distances (n,), negative inside.
+
+    `shell` is None for a method that answers everywhere by itself. With a shell, `forward` is trusted in the
+    interlayer only, and `sdf` completes it to the whole space.
+    """
+
+    shell: DualShell | None = None
+    owner_rule: str = "relative"  # see DualShell.owner
+
+    @abstractmethod
+    def forward(self, points: Tensor, owner: Tensor | None = None) -> Tensor:
+        """Raw prediction (n,), differentiable. `owner` (n,) int64 names each point's sphere; None lets the field choose."""
+
+    @torch.no_grad()
+    def sdf(self, points: Tensor) -> Tensor:
+        """Total signed distance (n,) of points (n, 3): defined everywhere, with the right sign (dss.md, section 8)."""
+        part = self if self.shell is None else self._completed
+        return torch.cat([part(chunk) for chunk in points.split(CHUNK)])
+
+    def _completed(self, points: Tensor) -> Tensor:
+        """The prediction in the interlayer; inside an inner sphere and outside all outer ones, the shell's own bound."""
+        owner = self.shell.owner(points, self.owner_rule)
+        result = self.shell.inner_gap(points)
+        interlayer = (owner >= 0) & (result > 0)
+        result[interlayer] = result[interlayer].minimum(self(points[interlayer], owner[interlayer]))
+        outside = owner < 0
+        result[outside] = self._beyond(points[outside])
+        return result
+
+    def _beyond(self, points: Tensor) -> Tensor:
+        """Outside all outer spheres: the distance to them. No surface lies between a point and the nearest outer
+        sphere, so in a pocket deep inside the solid the prediction there has the right sign."""
+        gap, nearest = self.shell.outer_gap(points)
+        pocket = ~self.shell.exterior(points)
+        center = self.shell.centers[nearest[pocket]]
+        direction = torch.nn.functional.normalize(points[pocket] - center, dim=1)
+        boundary = center + direction * self.shell.outer_radii[nearest[pocket], None]
+        gap[pocket] *= torch.where(self(boundary, nearest[pocket]) < 0, -1.0, 1.0)
+        return gap
+
+    def gradient(self, points: Tensor) -> Tensor:
+        """Gradient (n, 3) of the raw prediction at points (n, 3), owners chosen by the field."""
+        with torch.enable_grad():
+            points = points.detach().requires_grad_()
+            return torch.autograd.grad(self(points).sum(), points)[0]
+
+    def storage(self) -> dict[str, int]:
+        """Bytes by part as stored. A method overrides it to name its parts."""
+        return {"parameters": sum(parameter.nbytes for parameter in self.parameters())}

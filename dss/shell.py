@@ -1,0 +1,109 @@
+"""The dual spherical shell: concentric inner and outer spheres, with the surface between them."""
+
+from collections.abc import Callable, Iterator
+from functools import cached_property
+
+import numpy as np
+import torch
+from scipy import sparse
+from torch import Tensor, nn
+
+PAIRS = 1 << 20  # point-sphere pairs held at once: bounds memory, and keeps them in the cache
+COMPONENT_GRID = 64  # nodes per axis of the grid that finds the unbounded part of the complement
+
+
+class DualShell(nn.Module):
+    """S concentric sphere pairs in the normalised frame; the buffers follow `.to(device)` and the state dict.
+
+    centers (S, 3), inner_radii (S,), outer_radii (S,), all float32.
+    """
+
+    def __init__(self, centers: Tensor, inner_radii: Tensor, outer_radii: Tensor):
+        super().__init__()
+        for name, value in (("centers", centers), ("inner_radii", inner_radii), ("outer_radii", outer_radii)):
+            self.register_buffer(name, torch.as_tensor(value, dtype=torch.float32).contiguous())
+
+    def __len__(self) -> int:
+        return len(self.centers)
+
+    @property
+    def thickness(self) -> Tensor:
+        """(S,) outer minus inner radius."""
+        return self.outer_radii - self.inner_radii
+
+    def owner(self, points: Tensor, rule: str) -> Tensor:
+        """The one sphere (n,) int64 that answers for each point (n, 3); -1 outside all outer spheres.
+
+        `smallest`: the smallest outer sphere that contains the point (the paper's query rule).
+        `relative`: the sphere with the least |x - c| / r_out, a partition without jumps in depth.
+        """
+
+        def smallest(distance: Tensor) -> tuple[Tensor, Tensor]:
+            radius, index = torch.where(distance < self.outer_radii, self.outer_radii, torch.inf).min(1)
+            return index, radius.isfinite()
+
+        def relative(distance: Tensor) -> tuple[Tensor, Tensor]:
+            ratio, index = (distance / self.outer_radii).min(1)
+            return index, ratio < 1
+
+        index, inside = self._per_point(points, {"smallest": smallest, "relative": relative}[rule])
+        return torch.where(inside, index, -1)
+
+    def inner_gap(self, points: Tensor) -> Tensor:
+        """min over spheres of |x - c| - r_in, (n,): an upper bound of the signed distance, negative in inner spheres."""
+        return self._per_point(points, lambda distance: (distance - self.inner_radii).amin(1, keepdim=True).unbind(1))[0]
+
+    def outer_gap(self, points: Tensor) -> tuple[Tensor, Tensor]:
+        """min over spheres of |x - c| - r_out, (n,), and that sphere (n,); positive outside all outer spheres,
+        where it is the distance to their union."""
+        return self._per_point(points, lambda distance: tuple((distance - self.outer_radii).min(1)))
+
+    def exterior(self, points: Tensor) -> Tensor:
+        """(n,) bool: the point certainly lies in the unbounded part of the outer union's complement.
+
+        Two points whose free balls overlap are connected. The certificate is a chain of such balls along the nodes of
+        a grid; a narrow crevice can lack one, so False means "not shown", not "inside".
+        """
+        nodes, free, outside = self._components
+        gap, _ = self.outer_gap(points)
+        cell = ((points.clamp(-1, 1) + 1) * (0.5 * (COMPONENT_GRID - 1))).floor().long().clamp(max=COMPONENT_GRID - 2)
+        certain = (points.abs() > 1).any(1)
+        for corner in range(8):
+            offset = torch.tensor([corner >> 2, corner >> 1 & 1, corner & 1], device=points.device)
+            index = ((cell + offset) * torch.tensor([COMPONENT_GRID**2, COMPONENT_GRID, 1], device=points.device)).sum(1)
+            certain |= outside[index] & ((points - nodes[index]).norm(dim=1) < gap + free[index])
+        return certain & (gap > 0)
+
+    @cached_property
+    def _components(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Grid nodes (G^3, 3), the radius of each one's free ball, and whether it is connected to the outside."""
+        axis = torch.linspace(-1, 1, COMPONENT_GRID, device=self.centers.device)
+        nodes = torch.stack(torch.meshgrid(axis, axis, axis, indexing="ij"), -1).reshape(-1, 3)
+        free = self.outer_gap(nodes)[0]
+        grid = free.cpu().numpy().reshape((COMPONENT_GRID,) * 3)
+        index = np.arange(grid.size).reshape(grid.shape)
+        edges = []
+        for dim in range(3):
+            here, there = (np.delete(np.moveaxis(index, dim, 0), end, 0).ravel() for end in (-1, 0))
+            linked = (np.minimum(grid.flat[here], grid.flat[there]) > 0) & (grid.flat[here] + grid.flat[there] > 2 / (COMPONENT_GRID - 1))
+            edges.append(np.stack([here[linked], there[linked]]))
+        rows, columns = np.concatenate(edges, 1)
+        labels = sparse.csgraph.connected_components(sparse.coo_matrix((np.ones(len(rows)), (rows, columns)), (grid.size,) * 2))[1]
+        boundary = np.unique(labels.reshape(grid.shape)[self._faces(grid > 0)])
+        return nodes, free, torch.from_numpy(np.isin(labels, boundary)).to(free.device) & (free > 0)
+
+    @staticmethod
+    def _faces(free: np.ndarray) -> np.ndarray:
+        """Mask of the free nodes on the cube's six faces: whatever they connect to is outside."""
+        shell = np.ones_like(free)
+        shell[1:-1, 1:-1, 1:-1] = False
+        return shell & free
+
+    def _per_point(self, points: Tensor, reduce: Callable[[Tensor], tuple[Tensor, ...]]) -> tuple[Tensor, ...]:
+        """Apply `reduce` to the distances (chunk, S) from points to centres, chunk by chunk, and join the results."""
+        parts = [reduce(distance) for distance in self._distances(points)]
+        return tuple(torch.cat(part) for part in zip(*parts, strict=True))
+
+    def _distances(self, points: Tensor) -> Iterator[Tensor]:
+        for chunk in points.split(max(1, PAIRS // len(self))):
+            yield torch.cdist(chunk, self.centers, compute_mode="donot_use_mm_for_euclid_dist")
