@@ -5,7 +5,7 @@ Types are checked, and an unknown key is an error that names the nearest one.
 
 import dataclasses
 import difflib
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
 
@@ -66,11 +66,11 @@ class FitConfig:
 @dataclass(frozen=True)
 class Config:
     seed: int = 0
-    mesh: MeshConfig = field(default_factory=MeshConfig)
-    spheres: SpheresConfig = field(default_factory=SpheresConfig)
-    samples: SamplesConfig = field(default_factory=SamplesConfig)
-    field: FieldConfig = field(default_factory=FieldConfig)
-    fit: FitConfig = field(default_factory=FitConfig)
+    mesh: MeshConfig = MeshConfig()
+    spheres: SpheresConfig = SpheresConfig()
+    samples: SamplesConfig = SamplesConfig()
+    field: FieldConfig = FieldConfig()
+    fit: FitConfig = FitConfig()
 
 
 def load_config(path: Path | str | None, overrides: list[str] = ()) -> Config:

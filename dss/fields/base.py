@@ -17,8 +17,9 @@ class Field(nn.Module, ABC):
     interlayer only, and `sdf` completes it to the whole space.
     """
 
-    shell: DualShell | None = None
-    owner_rule: str = "relative"  # see DualShell.owner
+    def __init__(self, shell: DualShell | None = None, owner_rule: str = "relative"):
+        super().__init__()
+        self.shell, self.owner_rule = shell, owner_rule
 
     @abstractmethod
     def forward(self, points: Tensor, owner: Tensor | None = None) -> Tensor:

@@ -14,14 +14,13 @@ class DualShellField(Field):
     """f(x) = MLP([latent of the owner, positional encoding of the offset from its centre]).
 
     `local`: the offset is divided by the outer radius, so that every sphere sees the unit ball.
-    `output`: `tanh` as in the paper, or `thickness`: the prediction is scaled by the owner's shell thickness, and
-    measured from the middle of its interlayer.
-    Raises nothing by itself; points that no outer sphere contains are answered by the nearest one.
+    `output`: `tanh` as in the paper, or `thickness`: the prediction is a multiple of the owner's shell thickness.
+    Points that no outer sphere contains are answered by the nearest one.
     """
 
     def __init__(self, config: FieldConfig, shell: DualShell):
-        super().__init__()
-        self.config, self.shell, self.owner_rule = config, shell, config.owner
+        super().__init__(shell, config.owner)
+        self.config = config
         self.latents = nn.Parameter(torch.rand(len(shell), config.latent))
         self.register_buffer("frequencies", config.base_frequency * 2.0 ** torch.arange(config.octaves), persistent=False)
         widths = [config.latent + 6 * config.octaves] + [config.width] * config.layers
