@@ -3,9 +3,7 @@
 from collections.abc import Callable, Iterator
 from functools import cached_property
 
-import numpy as np
 import torch
-from scipy import sparse
 from torch import Tensor, nn
 
 PAIRS = 1 << 20  # point-sphere pairs held at once: bounds memory, and keeps them in the cache
@@ -80,24 +78,22 @@ class DualShell(nn.Module):
         axis = torch.linspace(-1, 1, COMPONENT_GRID, device=self.centers.device)
         nodes = torch.stack(torch.meshgrid(axis, axis, axis, indexing="ij"), -1).reshape(-1, 3)
         free = self.outer_gap(nodes)[0]
-        grid = free.cpu().numpy().reshape((COMPONENT_GRID,) * 3)
-        index = np.arange(grid.size).reshape(grid.shape)
-        edges = []
-        for dim in range(3):
-            here, there = (np.delete(np.moveaxis(index, dim, 0), end, 0).ravel() for end in (-1, 0))
-            linked = (np.minimum(grid.flat[here], grid.flat[there]) > 0) & (grid.flat[here] + grid.flat[there] > 2 / (COMPONENT_GRID - 1))
-            edges.append(np.stack([here[linked], there[linked]]))
-        rows, columns = np.concatenate(edges, 1)
-        labels = sparse.csgraph.connected_components(sparse.coo_matrix((np.ones(len(rows)), (rows, columns)), (grid.size,) * 2))[1]
-        boundary = np.unique(labels.reshape(grid.shape)[self._faces(grid > 0)])
-        return nodes, free, torch.from_numpy(np.isin(labels, boundary)).to(free.device) & (free > 0)
-
-    @staticmethod
-    def _faces(free: np.ndarray) -> np.ndarray:
-        """Mask of the free nodes on the cube's six faces: whatever they connect to is outside."""
-        shell = np.ones_like(free)
-        shell[1:-1, 1:-1, 1:-1] = False
-        return shell & free
+        grid = free.view((COMPONENT_GRID,) * 3)
+        outside = torch.zeros_like(grid, dtype=torch.bool)
+        for dim in range(3):  # whatever touches the cube's faces is connected to the outside
+            outside.select(dim, 0).fill_(True)
+            outside.select(dim, -1).fill_(True)
+        outside &= grid > 0
+        reached = 0
+        while reached != (reached := int(outside.sum())):
+            for dim in range(3):
+                here, there = grid.narrow(dim, 0, COMPONENT_GRID - 1), grid.narrow(dim, 1, COMPONENT_GRID - 1)
+                linked = (here > 0) & (there > 0) & (here + there > 2 / (COMPONENT_GRID - 1))
+                low, high = outside.narrow(dim, 0, COMPONENT_GRID - 1), outside.narrow(dim, 1, COMPONENT_GRID - 1)
+                joined = linked & (low | high)
+                low |= joined
+                high |= joined
+        return nodes, free, outside.view(-1)
 
     def _per_point(self, points: Tensor, reduce: Callable[[Tensor], tuple[Tensor, ...]]) -> tuple[Tensor, ...]:
         """Apply `reduce` to the distances (chunk, S) from points to centres, chunk by chunk, and join the results."""
