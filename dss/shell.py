@@ -47,6 +47,14 @@ class DualShell(nn.Module):
         index, inside = self._per_point(points, {"smallest": smallest, "relative": relative}[rule])
         return torch.where(inside, index, -1)
 
+    def containing(self, points: Tensor) -> tuple[Tensor, Tensor]:
+        """Every (point, sphere) pair with the point (n, 3) inside the outer sphere: two (pairs,) int64, sorted by point."""
+        pairs, start = [], 0
+        for distance in self._distances(points):
+            pairs.append((distance < self.outer_radii).nonzero() + torch.tensor([start, 0], device=points.device))
+            start += len(distance)
+        return torch.cat(pairs).unbind(1)
+
     def inner_gap(self, points: Tensor) -> Tensor:
         """min over spheres of |x - c| - r_in, (n,): an upper bound of the signed distance, negative in inner spheres."""
         return self._per_point(points, lambda distance: (distance - self.inner_radii).amin(1, keepdim=True).unbind(1))[0]
