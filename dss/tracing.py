@@ -1,0 +1,163 @@
+"""Sphere tracing: along each ray, the first zero crossing of a field.
+
+With a shell, a ray is marched over its valid intervals only, front to back; without one, through the cube [-1, 1]^3.
+The predicted distance is trusted as a step, never as a hit: a hit is a change of sign, and bisection finds its place.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from dss.fields.base import Field
+from dss.shell import PAIRS, DualShell
+
+RAYS = 1 << 16  # rays marched together: bounds memory
+FLOOR = 2e-4  # least step, so that a ray grazing the surface at less than this distance gets past it
+DEPTH = 1e-6  # width of the bracket around a hit
+
+
+@dataclass(frozen=True)
+class Hits:
+    """What n rays met."""
+
+    hit: Tensor  # (n,) bool
+    t: Tensor  # (n,) float32 distance along the ray, inf on a miss
+    normal: Tensor  # (n, 3) float32 unit gradient of the field at the hit, 0 on a miss
+    steps: Tensor  # (n,) int64 queries of the field, those that refine the hit included
+
+    @staticmethod
+    def joined(parts: list["Hits"]) -> "Hits":
+        """Hits of consecutive rays, as one."""
+        return Hits(*(torch.cat([getattr(part, name) for part in parts]) for name in Hits.__dataclass_fields__))
+
+
+@torch.no_grad()
+def trace(field: Field, origins: Tensor, directions: Tensor) -> Hits:
+    """First hits of rays, origins (n, 3) and unit directions (n, 3) float32 on the field's device.
+
+    The domain of a field with a shell ends where the ray enters an inner sphere: that is a hit, for the surface was
+    crossed before. A ray that starts inside the solid hits at t = 0. A crossing that lies between two queries which
+    both see the outside is missed; an exact distance never steps over one thicker than FLOOR.
+    """
+    return Hits.joined([_trace(field, *rays) for rays in zip(origins.split(RAYS), directions.split(RAYS), strict=True)])
+
+
+def intervals(shell: DualShell, origins: Tensor, directions: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Valid intervals of n rays: ray (m,) and sphere (m,) int64, start (m,) and end (m,), and `stop` (n,).
+
+    An interval lies in one outer sphere, from t = 0 on, and before `stop`, where the ray enters its first inner sphere
+    (inf: none). Sorted by ray, then by start. An origin inside an inner sphere has stop = 0.
+    """
+    parts, stops = [], []
+    count = max(1, PAIRS // len(shell))
+    for first in range(0, max(1, len(origins)), count):
+        origin, direction = origins[first : first + count], directions[first : first + count]
+        offset = shell.centers - origin[:, None]
+        along = (offset * direction[:, None]).sum(2)
+        across = (offset - along[..., None] * direction[:, None]).square().sum(2)  # more accurate than |offset|^2 - along^2
+        inner, outer = ((radii.square() - across).clamp(min=0).sqrt() for radii in (shell.inner_radii, shell.outer_radii))
+        stop = torch.where((inner > 0) & (along + inner > 0), (along - inner).clamp(min=0), torch.inf).amin(1)
+        start, end = (along - outer).clamp(min=0), (along + outer).minimum(stop[:, None])
+        ray, sphere = ((outer > 0) & (start < end)).nonzero(as_tuple=True)
+        start, end = start[ray, sphere], end[ray, sphere]
+        order = start.argsort(stable=True)
+        order = order[ray[order].argsort(stable=True)]
+        parts.append((ray[order] + first, sphere[order], start[order], end[order]))
+        stops.append(stop)
+    return *(torch.cat(part) for part in zip(*parts, strict=True)), torch.cat(stops)
+
+
+def _trace(field: Field, origins: Tensor, directions: Tensor) -> Hits:
+    count = len(origins)
+    starts, ends, stop = _domain(field, origins, directions)
+    low, high = origins.new_zeros(count), origins.new_full((count,), torch.inf)  # the bracket of each hit
+    below, above = torch.zeros_like(low), torch.zeros_like(low)  # the field at its ends
+    steps = torch.zeros(count, dtype=torch.int64, device=origins.device)
+
+    def query(rays: Tensor, t: Tensor) -> Tensor:
+        steps[rays] += 1
+        value = _value(field, origins[rays] + t[:, None] * directions[rays])
+        return torch.where(t >= stop[rays], value.clamp(max=0), value)
+
+    solid = (origins.abs() <= 1).all(1).nonzero()[:, 0]
+    solid = solid[field.sdf(origins[solid]) <= 0]
+    high[solid] = 0
+    starts[solid] = torch.inf
+
+    rays = starts[:, 0].isfinite().nonzero()[:, 0]
+    segment = torch.zeros_like(rays)
+    t = starts[rays, 0]
+    before, value_before = t, torch.zeros_like(t)
+    while len(rays):
+        value = query(rays, t)
+        hit = value <= 0
+        found = rays[hit]
+        low[found], high[found], below[found], above[found] = before[hit], t[hit], value_before[hit], value[hit]
+        end = ends[rays, segment]
+        segment = segment + (t >= end)
+        fresh = starts[rays, segment]
+        after = torch.where(t >= end, fresh, (t + value.clamp(min=FLOOR)).minimum(end))
+        keep = ~hit & after.isfinite()
+        before, value_before = torch.where(t >= end, fresh, t)[keep], value[keep]
+        rays, segment, t = rays[keep], segment[keep], after[keep]
+
+    hit = high.isfinite()
+    rays = (hit & (high - low > DEPTH)).nonzero()[:, 0]
+    high[rays] = _refine(lambda which, t: query(rays[which], t), low[rays], high[rays], below[rays], above[rays])
+    normal = torch.zeros_like(origins)
+    points = origins[hit] + high[hit, None] * directions[hit]
+    normal[hit] = torch.nn.functional.normalize(torch.cat([field.gradient(chunk) for chunk in points.split(RAYS)]), dim=1)
+    return Hits(hit, high, normal, steps)
+
+
+def _value(field: Field, points: Tensor) -> Tensor:
+    """The field (n,) inside its outer spheres, where the shell's own bound holds; anywhere, for a field without a shell."""
+    return field.sdf(points) if field.shell is None else field(points).minimum(field.shell.inner_gap(points))
+
+
+def _domain(field: Field, origins: Tensor, directions: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Disjoint segments to march, front to back: starts and ends (n, k + 1), padded with inf; and where solid begins (n,)."""
+    if field.shell is None:
+        sides = torch.stack([(-1 - origins) / directions, (1 - origins) / directions]).nan_to_num(nan=torch.inf)
+        near, far = sides.amin(0).amax(1).clamp(min=0), sides.amax(0).amin(1)
+        starts, ends = torch.where(near < far, near, torch.inf)[:, None], far[:, None]
+        stop = torch.full_like(near, torch.inf)
+    else:
+        ray, _, start, end, stop = intervals(field.shell, origins, directions)
+        counts = torch.bincount(ray, minlength=len(origins))
+        place = torch.arange(len(ray), device=ray.device) - (counts.cumsum(0) - counts)[ray]
+        starts = origins.new_full((len(origins), int(counts.max()) if len(ray) else 1), torch.inf)
+        ends = -starts
+        starts[ray, place], ends[ray, place] = start, end
+        reach = ends.cummax(1).values
+        gap = torch.cat([torch.ones_like(starts[:, :1], dtype=torch.bool), starts[:, 1:] > reach[:, :-1]], 1)
+        segment = gap.cumsum(1) - 1
+        starts = torch.full_like(starts, torch.inf).scatter_reduce(1, segment, starts, "amin")
+        ends = torch.full_like(ends, -torch.inf).scatter_reduce(1, segment, ends, "amax")
+    pad = torch.full_like(starts[:, :1], torch.inf)
+    return torch.cat([starts, pad], 1), torch.cat([ends, pad], 1), stop
+
+
+def _refine(query: Callable[[Tensor, Tensor], Tensor], low: Tensor, high: Tensor, below: Tensor, above: Tensor) -> Tensor:
+    """The crossing (n,) between `low`, where the field is positive, and `high`, where it is not, to DEPTH.
+
+    False position and bisection by turns: fast where the field is smooth, and safe across the seams between spheres.
+    """
+    result = high.clone()
+    active = torch.arange(len(low), device=low.device)
+    secant = True
+    while len(active):
+        width, drop = high - low, below - above
+        middle = low + width * (below / drop if secant else 0.5)
+        value = query(active, middle)
+        inside = value <= 0
+        high, above = torch.where(inside, middle, high), torch.where(inside, value, above)
+        low, below = torch.where(inside, low, middle), torch.where(inside, below, value)
+        exact = value.abs() * width < DEPTH * drop  # the secant's slope turns the remaining value into a distance
+        result[active] = torch.where(exact, middle, high)
+        keep = ~exact & (high - low > DEPTH)
+        active, low, high, below, above = (item[keep] for item in (active, low, high, below, above))
+        secant = not secant
+    return result

@@ -1,0 +1,188 @@
+import h5py
+import pytest
+import torch
+import trimesh
+
+from dss.distance import MeshDistance
+from dss.fields.base import Field
+from dss.fields.mesh import MeshField
+from dss.rays import turntable
+from dss.shell import DualShell
+from dss.tracing import intervals, trace
+
+
+class Analytic(Field):
+    """A field in closed form; `scale` multiplies the distances, so that they over- or underestimate."""
+
+    def __init__(self, distance, shell=None, scale=1.0):
+        super().__init__(shell)
+        self.distance, self.scale = distance, scale
+
+    def forward(self, points, owner=None):
+        return self.distance(points) * self.scale
+
+
+def sphere(radius=0.6):
+    return lambda points: points.norm(dim=1) - radius
+
+
+def box(half=(0.5, 0.4, 0.3)):
+    def distance(points):
+        q = points.abs() - torch.tensor(half)
+        return q.clamp(min=0).norm(dim=1) + q.amax(1).clamp(max=0)
+
+    return distance
+
+
+def torus(major=0.6, minor=0.15):
+    return lambda points: torch.stack([points[:, :2].norm(dim=1) - major, points[:, 2]], 1).norm(dim=1) - minor
+
+
+def shell_of(distance, count=60, seed=0):
+    """Inner spheres at random inside, tangent to the surface; outer ones so large that they cover dense surface samples."""
+    generator = torch.Generator().manual_seed(seed)
+    points = torch.rand(400_000, 3, generator=generator) * 2 - 1
+    values = distance(points)
+    inside = points[values < -0.02][:count]
+    inner = -distance(inside)
+    surface = points[values.abs() < 0.02]
+    gap, nearest = (torch.cdist(surface, inside) - inner).min(1)
+    thickness = torch.zeros(len(inside)).scatter_reduce(0, nearest, gap, "amax").clamp(min=0.01)
+    return DualShell(inside, inner, inner + thickness + 0.03)
+
+
+def camera_rays(size=64, index=1):
+    return turntable(5, size)[index].rays()
+
+
+def ray_sphere(origins, directions, radius):
+    """Closed form in float64: first intersection with a sphere about the origin, inf on a miss."""
+    o, d = origins.double(), directions.double()
+    b = (o * d).sum(1)
+    disc = b**2 - (o * o).sum(1) + radius**2
+    return torch.where(disc > 0, -b - disc.clamp(min=0).sqrt(), torch.inf)
+
+
+@pytest.mark.parametrize("shell", [False, True])
+@pytest.mark.parametrize("scale", [0.5, 1.0, 1.3])
+def test_sphere_depth_and_normals(shell, scale):
+    origins, directions = camera_rays()
+    field = Analytic(sphere(), shell_of(sphere()) if shell else None, scale)
+    hits = trace(field, origins, directions)
+    expected = ray_sphere(origins, directions, 0.6)
+    clear = ((torch.linalg.cross(origins, directions).norm(dim=1)) - 0.6).abs() > 1e-4  # away from the silhouette
+    assert torch.equal(hits.hit[clear], expected.isfinite()[clear])
+    both = hits.hit & clear
+    slant = -(hits.normal * directions).sum(1)[both]
+    assert ((hits.t[both] - expected[both]).abs() * slant).max() < 3e-6  # beside the silhouette depth is that much less certain
+    torch.testing.assert_close(hits.normal[both], (origins + hits.t[:, None] * directions)[both] / 0.6, atol=1e-4, rtol=0)
+    assert hits.t[~hits.hit].isinf().all() and (hits.normal[~hits.hit] == 0).all()
+    assert hits.steps[both].float().mean() < 40
+
+
+@pytest.mark.parametrize("distance", [sphere(), box(), torus()])
+def test_shell_gives_the_same_hits_as_plain_tracing(distance):
+    for index in range(3):
+        origins, directions = camera_rays(64, index)
+        plain = trace(Analytic(distance), origins, directions)
+        shelled = trace(Analytic(distance, shell_of(distance)), origins, directions)
+        assert (plain.hit != shelled.hit).sum() <= 2  # grazing rays only
+        both = plain.hit & shelled.hit
+        assert both.float().mean() > 0.05
+        torch.testing.assert_close(plain.t[both], shelled.t[both], atol=2e-5, rtol=0)
+        assert shelled.steps.sum() < plain.steps.sum()
+
+
+def test_hit_points_lie_on_the_surface():
+    origins, directions = camera_rays(64)
+    for distance in (box(), torus()):
+        hits = trace(Analytic(distance, shell_of(distance)), origins, directions)
+        assert distance(origins + hits.t[:, None] * directions)[hits.hit].abs().max() < 1e-5
+
+
+@pytest.mark.parametrize("shell", [False, True])
+def test_rays_from_inside(shell):
+    """From inside the solid: t = 0. From inside an outer sphere but outside the solid: the surface ahead, or nothing."""
+    field = Analytic(sphere(), shell_of(sphere()) if shell else None)
+    origins = torch.tensor([[0.0, 0, 0], [0.59, 0, 0], [0.605, 0, 0], [0.605, 0, 0], [5.0, 0, 0], [5.0, 0, 0]])
+    directions = torch.tensor([[1.0, 0, 0], [1, 0, 0], [-1, 0, 0], [1, 0, 0], [1, 0, 0], [-1, 0, 0]])
+    hits = trace(field, origins, directions)
+    assert hits.hit.tolist() == [True, True, True, False, False, True]
+    torch.testing.assert_close(hits.t[hits.hit], torch.tensor([0, 0, 0.005, 4.4]), atol=2e-6, rtol=0)
+
+
+@pytest.mark.parametrize("shell", [False, True])
+def test_degenerate_rays(shell):
+    field = Analytic(box(), shell_of(box()) if shell else None)
+    empty = trace(field, torch.zeros(0, 3), torch.zeros(0, 3))
+    assert [len(getattr(empty, name)) for name in ("hit", "t", "normal", "steps")] == [0] * 4
+    nan = trace(field, torch.full((2, 3), torch.nan), torch.tensor([[1.0, 0, 0]] * 2))
+    assert not nan.hit.any()
+    axis = trace(field, torch.tensor([[3.0, 0, 0], [3.0, 0.41, 0], [-1.0, 1.0, 1.0]]), torch.tensor([[-1.0, 0, 0]] * 3))
+    assert axis.hit.tolist() == [True, False, False]
+    torch.testing.assert_close(axis.t[0], torch.tensor(2.5), atol=2e-6, rtol=0)
+
+
+def test_grazing_along_a_face_ends():
+    """A ray along a face at less than the least step: no hit, no endless loop."""
+    hits = trace(Analytic(box()), torch.tensor([[3.0, 0.4 + 1e-5, 0]]), torch.tensor([[-1.0, 0, 0]]))
+    assert not hits.hit.item() and hits.steps.item() < 10_000
+
+
+def test_non_finite_field_is_a_miss():
+    hits = trace(Analytic(lambda points: points[:, 0] * torch.nan), *camera_rays(8))
+    assert not hits.hit.any()
+
+
+def test_entering_an_inner_sphere_is_a_hit():
+    """Even where the field sees no surface: fact 5 of the shell."""
+    shell = DualShell(torch.zeros(1, 3), torch.tensor([0.5]), torch.tensor([0.6]))
+    hits = trace(Analytic(lambda points: 0.3 + 0 * points.sum(1), shell), torch.tensor([[3.0, 0, 0]]), torch.tensor([[-1.0, 0, 0]]))
+    torch.testing.assert_close(hits.t, torch.tensor([2.5]))
+
+
+def test_intervals_match_a_slow_reference():
+    generator = torch.Generator().manual_seed(3)
+    centers = torch.rand(40, 3, generator=generator) * 1.2 - 0.6
+    inner = torch.rand(40, generator=generator) * 0.02
+    shell = DualShell(centers, inner, inner + 0.6)
+    origins = torch.randn(100, 3, generator=generator)
+    directions = torch.nn.functional.normalize(-origins + 0.3 * torch.randn(100, 3, generator=generator), dim=1)
+    ray, index, start, end, stop = intervals(shell, origins, directions)
+    found = {(r, s): (a, b) for r, s, a, b in zip(ray.tolist(), index.tolist(), start.tolist(), end.tolist(), strict=True)}
+    expected = {}
+    for i in range(100):
+        o, d = origins[i].double(), directions[i].double()
+
+        def cut(j, radius, o=o, d=d):
+            b = (centers[j].double() - o) @ d
+            half = radius.double() ** 2 - ((centers[j].double() - o) @ (centers[j].double() - o) - b**2)
+            return (b - half.sqrt(), b + half.sqrt()) if half > 0 else None
+
+        first = min((max(0, c[0].item()) for j in range(40) if (c := cut(j, inner[j])) and c[1] > 0), default=torch.inf)
+        assert stop[i].item() == pytest.approx(first, abs=1e-4)  # float32 near tangency
+        for j in range(40):
+            if (c := cut(j, shell.outer_radii[j])) and c[1] > 0 and max(0, c[0]) < first:
+                expected[i, j] = (max(0, c[0].item()), min(c[1].item(), first))
+    assert found.keys() == expected.keys() and max(torch.bincount(ray)) > 25
+    for key, value in found.items():
+        assert value == pytest.approx(expected[key], abs=1e-4)
+    assert ((ray[1:] > ray[:-1]) | ((ray[1:] == ray[:-1]) & (start[1:] >= start[:-1]))).all()
+
+
+@pytest.mark.parametrize("name", ["53159", "252119"])
+def test_exact_distance_through_the_shell_equals_plain_tracing_and_raycast(data, name):
+    mesh = trimesh.load(data / f"thingi32/{name}.ply", process=False)
+    distance = MeshDistance(mesh.vertices, mesh.faces)
+    inner, outer = (h5py.File(data / f"shells/thingi32_{part}512/{name}.h5")["data"][:] for part in ("inner", "safe"))
+    shell = DualShell(inner[:, :3], abs(inner[:, 3]), outer[:, 3])
+    origins, directions = turntable(5, 96)[2].rays()
+    plain, shelled = trace(MeshField(distance), origins, directions), trace(MeshField(distance, shell), origins, directions)
+    t, face = distance.raycast(origins, directions)
+    for hits in (plain, shelled):
+        assert (hits.hit != t.isfinite()).sum() <= 3  # the authors' shells leak a little; and silhouettes
+        both = hits.hit & t.isfinite()
+        assert ((hits.t - t)[both].abs() < 1e-4).float().mean() > 0.999
+        assert ((hits.t - t)[both].abs() < 1e-5).float().mean() > 0.99
+        assert ((hits.normal * distance.normals[face]).sum(1)[both] > 0.999).float().mean() > 0.95
+    assert shelled.steps.sum() < plain.steps.sum()
