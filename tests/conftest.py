@@ -1,0 +1,47 @@
+"""Fixtures that every test module may use."""
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import trimesh
+
+
+@pytest.fixture(scope="session")
+def data() -> Path:
+    """The folder of real data sets that DSS_DATA names (layout: data/README.md); the test is skipped without it."""
+    folder = os.environ.get("DSS_DATA")
+    if not folder:
+        pytest.skip("DSS_DATA is not set, see data/README.md")
+    path = Path(folder)
+    assert path.is_dir(), f"DSS_DATA={folder} is not a folder"
+    return path
+
+
+@pytest.fixture(scope="session")
+def ball() -> trimesh.Trimesh:
+    """A sphere of radius 0.9 about the origin, already normalised: 20,480 faces, at most 2e-4 inside the true one."""
+    return trimesh.creation.icosphere(subdivisions=5, radius=0.9)
+
+
+@pytest.fixture(scope="session")
+def box() -> trimesh.Trimesh:
+    """A box of edges 3 : 2 : 1 about the origin, already normalised: its corners lie at radius 0.9."""
+    edges = np.array([3.0, 2.0, 1.0])
+    return trimesh.creation.box(extents=edges * (1.8 / np.linalg.norm(edges)))
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    if torch.cuda.is_available():
+        return
+    for item in items:
+        if item.get_closest_marker("cuda"):
+            item.add_marker(pytest.mark.skip(reason="no CUDA device"))
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """So that "passed" is never mistaken for "ran on a GPU"."""
+    skipped = sum("cuda" in report.keywords for report in terminalreporter.getreports("skipped"))
+    terminalreporter.write_line(f"CUDA: {torch.cuda.get_device_name() if torch.cuda.is_available() else 'no device'}, {skipped} tests skipped")
