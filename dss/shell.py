@@ -29,6 +29,17 @@ class DualShell(nn.Module):
         """(S,) outer minus inner radius."""
         return self.outer_radii - self.inner_radii
 
+    def statistics(self, count: int = 1 << 20, seed: int = 0) -> dict[str, float]:
+        """Mean and largest thickness, and the volume of the interlayer, which is what a field has to learn; the volume
+        by `count` random points."""
+        low = (self.centers - self.outer_radii[:, None]).amin(0)
+        size = (self.centers + self.outer_radii[:, None]).amax(0) - low
+        generator = torch.Generator().manual_seed(seed)
+        points = low + size * torch.rand(count, 3, generator=generator).to(low.device)
+        points = points[self.outer_gap(points)[0] < 0]
+        share = int((self.inner_gap(points) > 0).sum()) / count
+        return {"mean": self.thickness.mean().item(), "max": self.thickness.max().item(), "volume": share * size.prod().item()}
+
     def owner(self, points: Tensor, rule: str) -> Tensor:
         """The one sphere (n,) int64 that answers for each point (n, 3); -1 outside all outer spheres.
 
