@@ -35,7 +35,7 @@ class Field(nn.Module, ABC):
         """The prediction in the interlayer; inside an inner sphere and outside all outer ones, the shell's own bound."""
         owner = self.shell.owner(points, self.owner_rule)
         result = self.shell.inner_gap(points)
-        interlayer = (owner >= 0) & (result > 0)
+        interlayer = (owner >= 0) & (result >= 0)
         result[interlayer] = result[interlayer].minimum(self(points[interlayer], owner[interlayer]))
         outside = owner < 0
         result[outside] = self._beyond(points[outside])
