@@ -3,6 +3,7 @@
 Types are checked, and an unknown key is an error that names the nearest one.
 """
 
+import contextlib
 import dataclasses
 import difflib
 from dataclasses import dataclass
@@ -145,10 +146,8 @@ def _checked(value: Any, expected: Any, where: str) -> Any:
             raise InputError(f"{where} must be one of {', '.join(get_args(expected))}; got {value!r}")
         return value
     if expected is float and isinstance(value, int | str) and not isinstance(value, bool):
-        try:
+        with contextlib.suppress(ValueError):
             value = float(value)
-        except ValueError:
-            pass
     if type(value) is not expected:
         raise InputError(f"{where} must be {expected.__name__}; got {value!r}")
     if expected in (int, float) and not 0 <= value < float("inf"):

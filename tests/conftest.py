@@ -44,4 +44,5 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     """So that "passed" is never mistaken for "ran on a GPU"."""
     skipped = sum("cuda" in report.keywords for report in terminalreporter.getreports("skipped"))
-    terminalreporter.write_line(f"CUDA: {torch.cuda.get_device_name() if torch.cuda.is_available() else 'no device'}, {skipped} tests skipped")
+    device = torch.cuda.get_device_name() if torch.cuda.is_available() else "no device"
+    terminalreporter.write_line(f"CUDA: {device}, {skipped} CUDA tests skipped")
