@@ -63,9 +63,7 @@ def sdf_kernel(mesh: wp.uint64, points: wp.array(dtype=wp.vec3), within: float, 
 
 
 @wp.kernel(enable_backward=False)
-def closest_kernel(
-    mesh: wp.uint64, points: wp.array(dtype=wp.vec3), closest: wp.array(dtype=wp.vec3), face: wp.array(dtype=wp.int64)
-):
+def closest_kernel(mesh: wp.uint64, points: wp.array(dtype=wp.vec3), closest: wp.array(dtype=wp.vec3), face: wp.array(dtype=wp.int64)):
     i = wp.tid()
     query = wp.mesh_query_point_no_sign(mesh, points[i], wp.inf)
     closest[i] = wp.mesh_eval_position(mesh, query.face, query.u, query.v)

@@ -1,16 +1,237 @@
 """Meshes: load, clean, normalise; and points on their surface."""
 
+import hashlib
+import logging
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import miniball
 import numpy as np
+import pymeshlab
+import trimesh
+
+from dss.errors import InputError
+
+FORMATS = "obj, stl, ply, off, glb or 3mf"
+NO_VOLUME = 1e-9  # of a normalised mesh: a sheet encloses 1e-16 by rounding, a wire 3e-5 thick encloses this much
+
+
+@dataclass(frozen=True)
+class MeshReport:
+    """What a mesh is after cleaning, and what was done to it. Edges are counted before zero-area faces are removed."""
+
+    vertices: int
+    faces: int
+    bodies: int  # sets of faces connected through edges
+    boundary_edges: int  # edges of one face
+    nonmanifold_edges: int  # edges of three or more faces
+    repairs: tuple[str, ...]
+
+    @property
+    def watertight(self) -> bool:
+        """Every edge has two faces."""
+        return not self.boundary_edges and not self.nonmanifold_edges
+
+    def __str__(self) -> str:
+        bodies = f"{self.bodies} {'body' if self.bodies == 1 else 'bodies'}"
+        edges = f"not watertight ({self.boundary_edges:,} boundary and {self.nonmanifold_edges:,} non-manifold edges)"
+        parts = [f"{self.faces:,} faces", f"{self.vertices:,} vertices", bodies, "watertight" if self.watertight else edges]
+        return "; ".join([", ".join(parts), *self.repairs])
+
+
+@dataclass(frozen=True)
+class Mesh:
+    """Triangles in the normalised frame: their smallest enclosing ball is centred at the origin.
+
+    vertices (v, 3) float64, faces (f, 3) int64; input coordinates = normalised * scale + center.
+    """
+
+    vertices: np.ndarray
+    faces: np.ndarray
+    center: np.ndarray  # (3,) float64, in the input's units
+    scale: float  # input units per normalised unit
+    report: MeshReport
+    path: str
+    sha256: str  # of the file's bytes; of the arrays for the generated mesh
+
+    def to_input(self, points: np.ndarray) -> np.ndarray:
+        """Points (n, 3) of the normalised frame in the input's units."""
+        return points * self.scale + self.center
+
+
+def load_mesh(path: Path | str, radius: float = 0.9) -> Mesh:
+    """Load, clean and normalise a mesh file of any format that trimesh reads, or `demo`: the generated mesh.
+
+    Scenes are merged, polygons triangulated; duplicate vertices, duplicate, opposite and zero-area faces removed; faces
+    of a watertight mesh oriented alike, and a mesh that is inside out turned. The smallest enclosing ball gets the
+    given `radius`. Raises InputError on a file that is not a mesh, or that encloses no volume.
+    """
+    path = str(path)
+    vertices, faces, sha256 = _read(path)
+    if not len(faces):
+        raise InputError(f"{path}: no faces; give a triangle mesh, not a point cloud, a curve or an empty scene")
+    if faces.min() < 0 or faces.max() >= len(vertices):
+        raise InputError(f"{path}: a face names a vertex that is not there; the file is damaged or truncated, export it again")
+    unusable = int((~np.isfinite(vertices)).any(1).sum())
+    if unusable:
+        raise InputError(f"{path}: {unusable} of {len(vertices)} vertices are NaN or infinite; remove them, or export the mesh again")
+
+    low, high = vertices.min(0), vertices.max(0)
+    with np.errstate(over="ignore"):
+        middle, size = 0.5 * low + 0.5 * high, float((high - low).max())
+    if not 1e-150 < size < 1e150:
+        raise InputError(f"{path}: the vertices span {size:g}, too little or too much to compute with; scale the mesh")
+    vertices, faces, report = _clean((vertices - middle) / size, faces, path)
+
+    center, reach = enclosing_ball(vertices)
+    return Mesh((vertices - center) * (radius / reach), faces, middle + size * center, size * reach / radius, report, path, sha256)
+
+
+def enclosing_ball(points: np.ndarray) -> tuple[np.ndarray, float]:
+    """Centre (3,) and radius of the smallest ball around points (n, 3) float64 of size about 1.
+
+    miniball takes seconds for thousands of points, so it gets a handful: the farthest point joins until none is outside.
+    """
+    active = np.unique(np.concatenate([points.argmin(0), points.argmax(0)]))
+    while True:
+        center, _ = miniball.get_bounding_ball(points[active], rng=np.random.default_rng(0))
+        distance = np.linalg.norm(points - center, axis=1)
+        farthest = distance.argmax()
+        if distance[farthest] <= distance[active].max() * (1 + 1e-12):
+            return center, float(distance[farthest])
+        active = np.append(active, farthest)
 
 
 def surface_samples(vertices: np.ndarray, faces: np.ndarray, count: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
     """`count` points (n, 3) float64 uniform by area on the triangles, and the face (n,) int64 of each."""
     generator = np.random.default_rng(seed)
-    triangles = vertices[faces]
-    first, second = triangles[:, 1] - triangles[:, 0], triangles[:, 2] - triangles[:, 0]
+    corner, first, second = _edges(vertices, faces)
     area = np.linalg.norm(np.cross(first, second), axis=1).cumsum()
     face = np.searchsorted(area, generator.random(count) * area[-1], side="right")
     weights = generator.random((count, 2))
     folded = weights.sum(1) > 1
     weights[folded] = 1 - weights[folded]
-    return triangles[face, 0] + weights[:, :1] * first[face] + weights[:, 1:] * second[face], face
+    return corner[face] + weights[:, :1] * first[face] + weights[:, 1:] * second[face], face
+
+
+def _edges(vertices: np.ndarray, faces: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """First corner, and the two edges that leave it, (f, 3) each."""
+    a, b, c = (vertices[faces[:, k]] for k in range(3))
+    return a, b - a, c - a
+
+
+def _read(path: str) -> tuple[np.ndarray, np.ndarray, str]:
+    """Vertices (v, 3) float64, faces (f, 3) int64 and SHA-256 of a file as it stands."""
+    if path == "demo":
+        from dss.demo_mesh import demo_mesh  # scikit-image loads slowly, and only the demo needs it here
+
+        mesh = demo_mesh()
+        vertices, faces = np.asarray(mesh.vertices, np.float64), np.asarray(mesh.faces, np.int64)
+        return vertices, faces, hashlib.sha256(vertices.tobytes() + faces.tobytes()).hexdigest()
+    if not Path(path).is_file():
+        raise InputError(f"{path}: no such file; give a mesh ({FORMATS}), or `demo` for the generated one")
+    try:
+        content = Path(path).read_bytes()
+        with _quiet():
+            scene = trimesh.load_scene(path, process=False, skip_materials=True)
+            mesh = scene.to_mesh() if scene.geometry else trimesh.Trimesh()
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror or error}); check the file's permissions") from error
+    except Exception as error:  # whatever the reader of some format raises on a file that it cannot parse
+        reason = " ".join(str(error).split())[:120] or type(error).__name__
+        raise InputError(f"{path}: not a readable mesh ({reason}); give {FORMATS}, complete and under its own suffix") from error
+    return np.asarray(mesh.vertices, np.float64), np.asarray(mesh.faces, np.int64), hashlib.sha256(content).hexdigest()
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Hold back the warnings and log lines of mesh readers: what matters is raised or reported."""
+    logger = logging.getLogger("trimesh")
+    level = logger.level
+    logger.setLevel(logging.CRITICAL)
+    try:
+        with warnings.catch_warnings(), np.errstate(all="ignore"):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(level)
+
+
+def _clean(vertices: np.ndarray, faces: np.ndarray, path: str) -> tuple[np.ndarray, np.ndarray, MeshReport]:
+    """Clean a mesh of size about 1, see `load_mesh`."""
+    repairs = []
+
+    def note(count: int, what: str) -> None:
+        if count:
+            repairs.append(f"{count:,} {what}")
+
+    before = len(vertices)
+    vertices, faces = _filter(vertices, faces, "meshing_remove_unreferenced_vertices")
+    note(before - len(vertices), "unreferenced vertices removed")
+    before = len(vertices)
+    vertices, faces = _filter(vertices, faces, "meshing_remove_duplicate_vertices")
+    note(before - len(vertices), "duplicate vertices merged")
+
+    kept = _distinct(faces)
+    note(len(faces) - len(kept), "coincident faces removed")
+    faces = faces[kept]
+
+    sides = trimesh.grouping.unique_rows(np.sort(trimesh.geometry.faces_to_edges(faces), axis=1))[1]
+    sides = np.bincount(np.bincount(sides), minlength=3)
+    boundary, nonmanifold = int(sides[1]), int(sides[3:].sum())
+    adjacent = trimesh.graph.face_adjacency(faces)
+    body = trimesh.graph.connected_component_labels(adjacent, node_count=len(faces))
+    if not boundary and not nonmanifold:
+        oriented = _oriented(vertices, faces, body)
+        note(int((_rolled(oriented) != _rolled(faces)).any(1).sum()), "faces turned to agree with their neighbours")
+        faces = oriented
+
+    before = len(faces)
+    vertices, faces = _filter(vertices, faces, "meshing_remove_null_faces", "meshing_remove_unreferenced_vertices")
+    note(before - len(faces), "zero-area faces removed")
+    volume = np.einsum("ij,ij->i", vertices[faces[:, 0]], np.cross(*_edges(vertices, faces)[1:])).sum() / 6
+    if abs(volume) < NO_VOLUME:
+        raise InputError(f"{path}: encloses no volume (a sheet or a sliver); give a closed surface, or thicken it")
+    if volume < 0:
+        faces = faces[:, ::-1].copy()
+        repairs.append("inside out, turned")
+    return vertices, faces, MeshReport(len(vertices), len(faces), int(body.max()) + 1, boundary, nonmanifold, tuple(repairs))
+
+
+def _filter(vertices: np.ndarray, faces: np.ndarray, *filters: str) -> tuple[np.ndarray, np.ndarray]:
+    """Apply parameterless MeshLab filters; coordinates stay float64."""
+    meshes = pymeshlab.MeshSet()
+    meshes.add_mesh(pymeshlab.Mesh(vertices, faces))
+    for name in filters:
+        meshes.apply_filter(name)
+    return meshes.current_mesh().vertex_matrix(), meshes.current_mesh().face_matrix().astype(np.int64)
+
+
+def _rolled(faces: np.ndarray) -> np.ndarray:
+    """The same oriented triangles, each beginning with its lowest vertex."""
+    return np.take_along_axis(faces, (faces.argmin(1)[:, None] + np.arange(3)) % 3, 1)
+
+
+def _distinct(faces: np.ndarray) -> np.ndarray:
+    """Index of the faces to keep: one of those that coincide, none where as many look one way as the other.
+
+    Such pairs are membranes between bodies that touch. MeshLab would keep one, which makes half of the solid ambiguous.
+    """
+    rolled = _rolled(faces)
+    sign = np.where(rolled[:, 1] < rolled[:, 2], 1, -1)
+    _, group = trimesh.grouping.unique_rows(np.sort(faces, axis=1))
+    balance = np.sign(np.bincount(group, sign)).astype(int)
+    _, first = np.unique(group * 2 + (sign > 0), return_index=True)
+    return np.sort(first[sign[first] == balance[group[first]]])
+
+
+def _oriented(vertices: np.ndarray, faces: np.ndarray, body: np.ndarray) -> np.ndarray:
+    """Faces of a watertight mesh turned to agree with their neighbours; each body keeps what the most of its faces had."""
+    oriented = _filter(vertices, faces, "meshing_re_orient_faces_coherently")[1]
+    turned = (_rolled(oriented) != _rolled(faces)).any(1)
+    wrong = (np.bincount(body, turned) > 0.5 * np.bincount(body))[body]
+    oriented[wrong] = oriented[wrong, ::-1]
+    return np.where((_rolled(oriented) == _rolled(faces)).all(1, keepdims=True), faces, oriented)
