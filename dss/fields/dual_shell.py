@@ -35,7 +35,7 @@ class DualShellField(Field):
         if self.config.local:
             offset = offset / self.shell.outer_radii[owner, None]
         phase = (offset[:, :, None] * self.frequencies).flatten(1)
-        output = self.mlp(torch.cat([self.latents[owner], phase.sin(), phase.cos()], 1))[:, 0]
+        output = self.mlp(torch.cat([nn.functional.embedding(owner, self.latents), phase.sin(), phase.cos()], 1))[:, 0]
         return output.tanh() if self.config.output == "tanh" else output * self.shell.thickness[owner]
 
     def storage(self) -> dict[str, int]:

@@ -1,0 +1,133 @@
+"""The training loop, the same for every field: samples in, fitted field out, resumable to the same result."""
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dss.config import Config, FitConfig
+from dss.errors import InputError
+from dss.fields import Field, build
+from dss.run import load_tensors, save_tensors
+from dss.samples import Samples
+from dss.shell import DualShell
+
+WARM_UP = 0.02  # share of the fit over which the cosine schedule rises from zero
+Report = Callable[[int, Field, dict[str, float]], None]  # (epochs done, field, scalars), after every epoch
+
+
+class Training:
+    """A field with its optimiser and schedule, at some epoch of some attempt: all that a checkpoint holds."""
+
+    def __init__(self, config: Config, shell: DualShell, device: torch.device, attempt: int = 0):
+        torch.manual_seed(config.seed + 1000 * attempt)
+        self.attempt, self.epoch, self.rate = attempt, 0, config.fit.rate
+        self.config, self.device = config.fit, device
+        self.field = build(config.field, shell).to(device)
+        self.optimizer = torch.optim.Adam(self.field.parameters(), self.rate, fused=True)
+        # The constants of the paper's code (dss.md, section 6).
+        self.plateau = torch.optim.lr_scheduler.ReduceLROnPlateau(
+            self.optimizer, factor=0.7, patience=10, cooldown=5, threshold=1e-4, threshold_mode="abs", min_lr=1e-6
+        )
+
+    def run_epoch(self, samples: Samples, holdout: Samples, generator: torch.Generator) -> dict[str, float]:
+        """One pass over `samples` in an order drawn from `generator`; returns the scalars to report."""
+        config = self.config
+        order = torch.randperm(len(samples), generator=generator, device=self.device).split(config.batch)
+        total = torch.zeros((), device=self.device)
+        for step, batch in enumerate(order):
+            if config.schedule == "cosine":
+                self._set_rate(cosine((self.epoch + step / len(order)) / config.epochs) * config.rate)
+            loss = self._loss(Samples(samples.points[batch], samples.owner[batch], samples.sdf[batch]))
+            self.optimizer.zero_grad()
+            loss.backward()
+            self.optimizer.step()
+            total += loss.detach() * len(batch)
+        self.epoch += 1
+        with torch.no_grad():
+            predicted = torch.cat([self.field(p, o) for p, o in zip(*(x.split(1 << 16) for x in (holdout.points, holdout.owner)), strict=True)])
+        error = (predicted - holdout.sdf).abs().mean().item()
+        if config.schedule == "plateau":
+            self.plateau.step(error)
+        crossing = bool((predicted < 0).any() and (predicted > 0).any())
+        return {"loss": total.item() / len(samples), "error": error, "rate": self.optimizer.param_groups[0]["lr"], "crossing": crossing}
+
+    def _loss(self, samples: Samples) -> Tensor:
+        mixed = self.config.mixed and self.device.type == "cuda"
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=mixed):
+            residual = self.field(samples.points, samples.owner).float() - samples.sdf
+        error = residual.abs() if self.config.loss == "l1" else residual.square()
+        if self.config.band > 0:
+            error = error * (0.05 + torch.exp(-samples.sdf.abs() / self.config.band))
+        return error.mean()
+
+    def _set_rate(self, rate: float) -> None:
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+
+    def save(self, path: Path) -> None:
+        """Write the resumable state: parameters, Adam's moments, schedule, epoch and attempt."""
+        tensors = {f"field.{name}": value for name, value in self.field.state_dict().items()}
+        for index, state in self.optimizer.state_dict()["state"].items():
+            tensors |= {f"optimizer.{index}.{name}": value for name, value in state.items()}
+        about = {"attempt": self.attempt, "epoch": self.epoch, "plateau": self.plateau.state_dict()}
+        save_tensors(path, tensors, about)
+
+    @staticmethod
+    def load(path: Path, config: Config, shell: DualShell, device: torch.device) -> "Training":
+        """Read what `save` wrote. Raises InputError where the file is damaged."""
+        tensors, about = load_tensors(path)
+        training = Training(config, shell, device, about["attempt"])
+        training.epoch = about["epoch"]
+        training.field.load_state_dict({name.removeprefix("field."): value for name, value in tensors.items() if name.startswith("field.")})
+        state: dict[int, dict[str, Any]] = {}
+        for name, value in tensors.items():
+            if name.startswith("optimizer."):
+                _, index, key = name.split(".")
+                state.setdefault(int(index), {})[key] = value
+        training.optimizer.load_state_dict(training.optimizer.state_dict() | {"state": state})
+        training.plateau.load_state_dict(about["plateau"])
+        training._set_rate(about["plateau"]["_last_lr"][0])
+        return training
+
+
+def fit(config: Config, shell: DualShell, rounds: list[Samples], device: torch.device, state_path: Path, report: Report) -> Field:
+    """Fit the configured field to `rounds` of samples, one round per `fit.resample` epochs.
+
+    Resumes from `state_path` where it exists, and writes it every `fit.checkpoint` epochs. Starts afresh, at most
+    `fit.restarts` times, after a non-finite loss or where the field has one sign on all held-out samples; then raises
+    InputError.
+    """
+    training = Training.load(state_path, config, shell, device) if state_path.is_file() else Training(config, shell, device)
+    parts, loaded = (), None
+    while training.epoch < config.fit.epochs:
+        number = min(training.epoch // config.fit.resample, len(rounds) - 1)
+        if loaded != number:
+            parts, loaded = split(rounds[number].to(device), config.fit.holdout, config.seed + number), number
+        generator = torch.Generator(device).manual_seed(hash((config.seed, training.attempt, training.epoch)) % 2**62)
+        scalars = training.run_epoch(*parts, generator)
+        report(training.epoch, training.field, scalars)
+        if not math.isfinite(scalars["loss"]) or not (scalars["crossing"] or training.epoch < min(10, config.fit.epochs)):
+            if training.attempt == config.fit.restarts:
+                what = "the field has no surface" if math.isfinite(scalars["loss"]) else "the loss is not finite"
+                raise InputError(f"epoch {training.epoch}: {what}, also after {config.fit.restarts} restarts; lower fit.rate")
+            training = Training(config, shell, device, training.attempt + 1)
+        elif training.epoch % config.fit.checkpoint == 0:
+            training.save(state_path)
+    return training.field
+
+
+def split(samples: Samples, share: float, seed: int) -> tuple[Samples, Samples]:
+    """Part `samples` at random into those to learn and a `share` held out, the same for the same seed."""
+    order = torch.randperm(len(samples), generator=torch.Generator().manual_seed(seed)).to(samples.points.device)
+    held = max(1, round(share * len(samples)))
+    kept, out = order[held:], order[:held]
+    return tuple(Samples(samples.points[part], samples.owner[part], samples.sdf[part]) for part in (kept, out))
+
+
+def cosine(progress: float) -> float:
+    """The learning rate's factor at `progress` in [0, 1]: a short linear rise, then half a cosine down to zero."""
+    return min(1.0, progress / WARM_UP) * 0.5 * (1 + math.cos(math.pi * progress))

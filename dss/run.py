@@ -1,0 +1,155 @@
+"""Run folders: everything that one fit needs, makes and remembers.
+
+    config.yaml            the resolved configuration
+    samples.npz            the shell, the mesh's frame and all rounds of samples: enough to fit without the mesh
+    field.safetensors      the fitted field; its metadata rebuilds it
+    training.safetensors   the resumable state of an unfinished fit
+    log/                   TensorBoard
+"""
+
+import dataclasses
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from dss.config import Config, config_from_dict, load_config, save_config
+from dss.errors import InputError
+from dss.fields import Field, build
+from dss.files import replacing
+from dss.samples import Samples
+from dss.shell import DualShell
+
+if TYPE_CHECKING:
+    from dss.mesh import Mesh
+
+VERSION = "1"  # of the field file
+
+
+@dataclass(frozen=True)
+class Source:
+    """The mesh that a field was fitted to, and its frame: input = normalised * scale + center."""
+
+    path: str
+    sha256: str
+    center: tuple[float, float, float]
+    scale: float  # input units per normalised unit
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished fit, loaded."""
+
+    folder: Path
+    config: Config
+    source: Source
+    field: Field
+
+    @property
+    def field_path(self) -> Path:
+        return self.folder / "field.safetensors"
+
+    def load_mesh(self, path: str | None = None) -> "Mesh":
+        """The mesh that the field was fitted to, normalised; `path` where it has moved.
+
+        Raises InputError where it is not there, or is another one.
+        """
+        from dss.mesh import load_mesh
+
+        path = path or self.source.path
+        if path != "demo" and not Path(path).is_file():
+            raise InputError(f"{self.folder}: its mesh was {path}, which is not there; name it with --mesh")
+        mesh = load_mesh(path, self.config.mesh.radius)
+        if mesh.sha256 != self.source.sha256:
+            raise InputError(f"{path}: not the mesh that {self.folder} was fitted to (its contents differ); name that one with --mesh")
+        return mesh
+
+
+def open_folder(folder: Path, config: Config) -> None:
+    """Make the run folder and save the configuration; a folder of the same configuration is resumed.
+
+    Raises InputError where the folder holds something else.
+    """
+    saved = folder / "config.yaml"
+    if saved.is_file():
+        if load_config(saved) != config:
+            raise InputError(f"{folder}: holds a run with another configuration; choose another --out, or delete the folder")
+    elif folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise InputError(f"{folder}: not a run folder, and not empty; choose another --out")
+    else:
+        save_config(config, saved)
+
+
+def save_samples(folder: Path, source: Source, shell: DualShell, rounds: list[Samples]) -> None:
+    """Write samples.npz."""
+    arrays = {name: value.numpy() for name, value in shell.state_dict().items()}
+    for index, samples in enumerate(rounds):
+        arrays |= {f"{item.name}_{index}": getattr(samples, item.name).numpy() for item in dataclasses.fields(Samples)}
+    with replacing(folder / "samples.npz") as temporary:
+        np.savez(temporary, source=np.array(json.dumps(dataclasses.asdict(source))), **arrays)
+
+
+def load_samples(folder: Path) -> tuple[Source, DualShell, list[Samples]]:
+    """Read samples.npz. Raises InputError where it is damaged."""
+    path = folder / "samples.npz"
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            source = _source(json.loads(str(arrays["source"])))
+            shell = DualShell(*(torch.from_numpy(arrays[name]) for name in ("centers", "inner_radii", "outer_radii")))
+            count = sum(name.startswith("points_") for name in arrays.files)
+            names = [item.name for item in dataclasses.fields(Samples)]
+            rounds = [Samples(*(torch.from_numpy(arrays[f"{name}_{index}"]) for name in names)) for index in range(count)]
+    except Exception as error:  # numpy and zipfile raise a dozen kinds on damaged files
+        raise InputError(f"{path}: damaged ({error}); delete it, and train.py makes it again") from error
+    return source, shell, rounds
+
+
+def save_field(folder: Path, field: Field, config: Config, source: Source) -> None:
+    """Write field.safetensors: the state dict, with all that rebuilds the field in the metadata."""
+    about = {"version": VERSION, "config": dataclasses.asdict(config), "source": dataclasses.asdict(source)}
+    save_tensors(folder / "field.safetensors", field.state_dict(), about)
+
+
+def load_run(folder: Path | str, device: torch.device | str = "cpu") -> Run:
+    """Load a finished run. Raises InputError where the folder is not one, or its field file is damaged or foreign."""
+    folder = Path(folder)
+    path = folder / "field.safetensors"
+    if not path.is_file():
+        unfinished = (folder / "config.yaml").is_file()
+        remedy = "its fit has not finished; run the same train.py command to resume it" if unfinished else "not a run folder; make one with train.py"
+        raise InputError(f"{folder}: {remedy}")
+    tensors, about = load_tensors(path)
+    if about.get("version") != VERSION:
+        raise InputError(f"{path}: written by another version of dss ({about.get('version', 'none')}); fit it again")
+    try:
+        config, source = config_from_dict(about["config"], str(path)), _source(about["source"])
+        field = build(config.field, DualShell(*(tensors[f"shell.{name}"] for name in ("centers", "inner_radii", "outer_radii"))))
+        field.load_state_dict(tensors)
+    except (KeyError, TypeError, RuntimeError) as error:
+        raise InputError(f"{path}: not a field of dss, or damaged ({' '.join(str(error).split())}); fit it again") from error
+    return Run(folder, config, source, field.to(device).eval())
+
+
+def save_tensors(path: Path, tensors: dict[str, Tensor], about: dict[str, Any]) -> None:
+    """Write tensors and a JSON-able dictionary as one safetensors file."""
+    with replacing(path) as temporary:
+        save_file({name: value.detach().cpu().contiguous() for name, value in tensors.items()}, temporary, {"dss": json.dumps(about)})
+
+
+def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Read what `save_tensors` wrote. Raises InputError where it is damaged or foreign."""
+    try:
+        with safe_open(path, "pt") as file:
+            return {name: file.get_tensor(name) for name in file.keys()}, json.loads((file.metadata() or {})["dss"])  # noqa: SIM118
+    except (SafetensorError, OSError, KeyError, ValueError) as error:
+        raise InputError(f"{path}: not a file of dss, or damaged ({error}); fit it again") from error
+
+
+def _source(values: dict[str, Any]) -> Source:
+    return Source(values["path"], values["sha256"], tuple(values["center"]), values["scale"])

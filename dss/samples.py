@@ -1,0 +1,115 @@
+"""Training samples: points with the sphere that learns them and their signed distance (dss.md, section 4)."""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from dss.config import SamplesConfig
+from dss.shell import DualShell
+
+if TYPE_CHECKING:  # the machine that fits may lack Warp and trimesh
+    from dss.distance import MeshDistance
+    from dss.mesh import Mesh
+
+PROBE = 3**0.5 / 192  # the paper enlarges the outer spheres by this, so that its finite differences stay inside
+IMPORTANCE = 100.0  # weight exp(-IMPORTANCE |sdf|) of the paper's importance technique
+TOP_UP = 500  # least number of samples per sphere
+ON_SPHERE = 300  # samples per sphere exactly on its (enlarged) outer radius
+INTERLAYER_SHARE = 0.25  # `partition`: share of the samples that is uniform in the interlayer; the rest is near the surface
+
+
+@dataclass(frozen=True)
+class Samples:
+    """points (n, 3) float32, owner (n,) int64, sdf (n,) float32."""
+
+    points: Tensor
+    owner: Tensor
+    sdf: Tensor
+
+    def __len__(self) -> int:
+        return len(self.points)
+
+    def to(self, device: torch.device) -> "Samples":
+        return Samples(self.points.to(device), self.owner.to(device), self.sdf.to(device))
+
+
+def draw_samples(mesh: "Mesh", distance: "MeshDistance", shell: DualShell, config: SamplesConfig, owner_rule: str, seed: int) -> Samples:
+    """One round of samples, the same for the same seed: `pairs` as in the paper, or a `partition` by `owner_rule`."""
+    generator = np.random.default_rng(seed)
+    draw = {"pairs": _pairs, "partition": _partition}[config.method]
+    return draw(mesh, distance, shell, config, owner_rule, generator)
+
+
+def _pairs(
+    mesh: "Mesh", distance: "MeshDistance", shell: DualShell, config: SamplesConfig, _rule: str, generator: np.random.Generator
+) -> Samples:
+    """The paper's three techniques; every sphere whose enlarged outer ball contains a point learns it."""
+    reach = shell.outer_radii + PROBE
+    enlarged = DualShell(shell.centers, shell.inner_radii, reach)
+
+    uniform = _tensor(generator.uniform(-0.9, 0.9, (config.count, 3)))
+    uniform = uniform[(enlarged.outer_gap(uniform)[0] < 0) & (shell.inner_gap(uniform) > 0)]
+
+    pool = _tensor(generator.uniform(-1, 1, (10 * config.count, 3)))
+    weight = torch.exp(-IMPORTANCE * distance.sdf(pool).abs()).double().numpy()
+    important = pool[generator.choice(len(pool), config.count, p=weight / weight.sum())]
+
+    traced = _surface(mesh, config.count, generator)
+
+    points = torch.cat([uniform, important, traced])
+    sdf = torch.cat([distance.sdf(uniform), distance.sdf(important), torch.zeros(len(traced))])
+    item, owner = enlarged.containing(points)
+
+    missing = (TOP_UP - torch.bincount(owner, minlength=len(shell))).clamp(min=0)
+    extra_owner = torch.arange(len(shell)).repeat_interleave(missing + ON_SPHERE)
+    on_sphere = torch.cat([torch.arange(int(count) + ON_SPHERE) >= count for count in missing])
+    radius = shell.inner_radii[extra_owner] + _tensor(generator.random(len(extra_owner))) * (reach - shell.inner_radii)[extra_owner]
+    radius = torch.where(on_sphere, reach[extra_owner], radius)
+    extra = shell.centers[extra_owner] + radius[:, None] * _directions(len(extra_owner), generator)
+    return Samples(torch.cat([points[item], extra]), torch.cat([owner, extra_owner]), torch.cat([sdf[item], distance.sdf(extra)]))
+
+
+def _partition(
+    mesh: "Mesh", distance: "MeshDistance", shell: DualShell, config: SamplesConfig, rule: str, generator: np.random.Generator
+) -> Samples:
+    """Every point has the one owner that will answer for it: mostly surface points moved by a fraction of the shell's
+    thickness there, the rest uniform in the interlayer."""
+    volume = _interlayer_points(shell, round(config.count * INTERLAYER_SHARE), rule, generator)
+    near = torch.empty(0, 3)
+    while len(near) < config.count - len(volume):  # those that left the interlayer are drawn again
+        surface = _surface(mesh, config.count - len(volume) - len(near), generator)
+        thickness = shell.thickness[shell.owner(surface, rule)]
+        moved = surface + config.spread * thickness[:, None] * _tensor(generator.standard_normal(surface.shape))
+        near = torch.cat([near, moved[(shell.outer_gap(moved)[0] < 0) & (shell.inner_gap(moved) > 0)]])
+    points = torch.cat([near, volume])
+    return Samples(points, shell.owner(points, rule), distance.sdf(points))
+
+
+def _interlayer_points(shell: DualShell, count: int, rule: str, generator: np.random.Generator) -> Tensor:
+    """About `count` points uniform in the interlayer: uniform in each sphere's own layer, kept where it is the owner."""
+    low, high = shell.inner_radii.double() ** 3, shell.outer_radii.double() ** 3
+    candidates = 1 << 16
+    found = [torch.empty(0, 3)]
+    while sum(map(len, found)) < count:
+        sphere = torch.from_numpy(generator.choice(len(shell), candidates, p=((high - low) / (high - low).sum()).numpy()))
+        radius = (low[sphere] + (high - low)[sphere] * torch.from_numpy(generator.random(candidates))).pow(1 / 3).float()
+        points = shell.centers[sphere] + radius[:, None] * _directions(candidates, generator)
+        found.append(points[(shell.owner(points, rule) == sphere) & (shell.inner_gap(points) > 0)])
+    return torch.cat(found)[:count]
+
+
+def _surface(mesh: "Mesh", count: int, generator: np.random.Generator) -> Tensor:
+    from dss.mesh import surface_samples
+
+    return _tensor(surface_samples(mesh.vertices, mesh.faces, count, int(generator.integers(2**32)))[0])
+
+
+def _directions(count: int, generator: np.random.Generator) -> Tensor:
+    return torch.nn.functional.normalize(_tensor(generator.standard_normal((count, 3))), dim=1)
+
+
+def _tensor(array: np.ndarray) -> Tensor:
+    return torch.from_numpy(np.asarray(array, dtype=np.float32))
