@@ -52,20 +52,28 @@ def intervals(shell: DualShell, origins: Tensor, directions: Tensor) -> tuple[Te
     """
     parts, stops = [], []
     count = max(1, PAIRS // len(shell))
+    centers, inner, outer = shell.centers.double(), shell.inner_radii.double(), shell.outer_radii.double()  # float32 blurs tangency
     for first in range(0, max(1, len(origins)), count):
-        origin, direction = origins[first : first + count], directions[first : first + count]
-        offset = shell.centers - origin[:, None]
-        along = (offset * direction[:, None]).sum(2)
-        across = (offset - along[..., None] * direction[:, None]).square().sum(2)  # more accurate than |offset|^2 - along^2
-        inner, outer = ((radii.square() - across).clamp(min=0).sqrt() for radii in (shell.inner_radii, shell.outer_radii))
-        stop = torch.where((inner > 0) & (along + inner > 0), (along - inner).clamp(min=0), torch.inf).amin(1)
-        start, end = (along - outer).clamp(min=0), (along + outer).minimum(stop[:, None])
-        ray, sphere = ((outer > 0) & (start < end)).nonzero(as_tuple=True)
-        start, end = start[ray, sphere], end[ray, sphere]
+        origin, direction = (rays[first : first + count].double() for rays in (origins, directions))
+        along = direction @ centers.T - (origin * direction).sum(1, keepdim=True)
+        square = origin.square().sum(1, keepdim=True) + centers.square().sum(1) - 2 * origin @ centers.T - along.square()
+
+        def crossings(radii: Tensor, along: Tensor = along, square: Tensor = square) -> tuple[Tensor, ...]:
+            """Ray, sphere, entry and exit wherever one of the spheres is crossed ahead, by ray."""
+            ray, sphere = (square < radii.square()).nonzero(as_tuple=True)
+            middle, half = along[ray, sphere], (radii.square()[sphere] - square[ray, sphere]).sqrt()
+            ahead = middle + half > 0
+            return tuple(item[ahead] for item in (ray, sphere, (middle - half).clamp(min=0), middle + half))
+
+        ray, _, start, _ = crossings(inner)
+        stop = origin.new_full((len(origin),), torch.inf).scatter_reduce(0, ray, start, "amin")
+        ray, sphere, start, end = crossings(outer)
+        before = start < stop[ray]
+        ray, sphere, start, end = ray[before], sphere[before], start[before], end[before].minimum(stop[ray[before]])
         order = start.argsort(stable=True)
         order = order[ray[order].argsort(stable=True)]
-        parts.append((ray[order] + first, sphere[order], start[order], end[order]))
-        stops.append(stop)
+        parts.append((ray[order] + first, sphere[order], start[order].float(), end[order].float()))
+        stops.append(stop.float())
     return *(torch.cat(part) for part in zip(*parts, strict=True)), torch.cat(stops)
 
 
@@ -78,7 +86,7 @@ def _trace(field: Field, origins: Tensor, directions: Tensor) -> Hits:
 
     def query(rays: Tensor, t: Tensor) -> Tensor:
         steps[rays] += 1
-        value = _value(field, origins[rays] + t[:, None] * directions[rays])
+        value = field(origins[rays] + t[:, None] * directions[rays])
         return torch.where(t >= stop[rays], value.clamp(max=0), value)
 
     solid = (origins.abs() <= 1).all(1).nonzero()[:, 0]
@@ -110,11 +118,6 @@ def _trace(field: Field, origins: Tensor, directions: Tensor) -> Hits:
     points = origins[hit] + high[hit, None] * directions[hit]
     normal[hit] = torch.nn.functional.normalize(torch.cat([field.gradient(chunk) for chunk in points.split(RAYS)]), dim=1)
     return Hits(hit, high, normal, steps)
-
-
-def _value(field: Field, points: Tensor) -> Tensor:
-    """The field (n,) inside its outer spheres, where the shell's own bound holds; anywhere, for a field without a shell."""
-    return field.sdf(points) if field.shell is None else field(points).minimum(field.shell.inner_gap(points))
 
 
 def _domain(field: Field, origins: Tensor, directions: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -1,0 +1,118 @@
+"""Pictures: arrays (h, w, 3) uint8, made from what rays met, and written so that the same picture is the same file.
+
+Colours are sRGB. Light is computed linearly, in the camera's frame: x right, y up, z towards the viewer.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+from dss.files import replacing
+
+INK, PALE, PAPER = (32, 36, 42), (104, 112, 122), (255, 255, 255)
+HUES = np.array(  # of the scale, from low to high: dark blue, teal, green, yellow, as evenly spaced in lightness as viridis
+    [[68, 1, 84], [72, 40, 120], [62, 74, 137], [49, 104, 142], [38, 130, 142], [31, 158, 137], [53, 183, 121], [110, 206, 88], [181, 222, 43], [253, 231, 37]]
+)
+
+
+@dataclass(frozen=True)
+class Scale:
+    """What the colours of a picture of numbers mean."""
+
+    low: float
+    high: float
+    label: str  # quantity and unit
+
+
+def normal_map(normal: np.ndarray, hit: np.ndarray, background: float = 1.0) -> np.ndarray:
+    """Unit normals (h, w, 3) as (n + 1) / 2 * 255 truncated, the paper's convention; `background` is the n of a miss (h, w)."""
+    return ((np.where(hit[..., None], normal, background) + 1) * (255 / 2)).astype(np.uint8)
+
+
+def headlight(normal: np.ndarray, view: np.ndarray, hit: np.ndarray) -> np.ndarray:
+    """Grey clay lit from the camera; normals and unit directions towards the camera (h, w, 3)."""
+    light = 0.04 + 0.86 * (normal * view).sum(-1).clip(0)
+    return _developed(np.repeat(light[..., None], 3, -1), hit)
+
+
+def studio(normal: np.ndarray, view: np.ndarray, hit: np.ndarray) -> np.ndarray:
+    """Clay under a warm key light, a cool fill, a sky and a rim: what a matcap would show, by formula."""
+    key, fill = _unit(-0.45, 0.75, 0.55), _unit(0.85, 0.05, 0.45)
+    facing = (normal * view).sum(-1, keepdims=True).clip(0, 1)
+    sky = 0.5 + 0.5 * normal[..., 1:2]
+    light = (1 - sky) * np.array([0.10, 0.09, 0.09]) + sky * np.array([0.26, 0.29, 0.34])
+    light += np.array([1.02, 0.96, 0.86]) * ((normal @ key)[..., None] * 0.85 + 0.15).clip(0)
+    light += np.array([0.16, 0.22, 0.32]) * (normal @ fill)[..., None].clip(0)
+    gloss = (normal * _normalised(view + key)).sum(-1, keepdims=True).clip(0) ** 60
+    rim = (1 - facing) ** 4 * sky
+    return _developed(np.array([0.66, 0.60, 0.53]) * light + 0.16 * gloss + 0.22 * rim, hit)
+
+
+def colorized(values: np.ndarray, scale: Scale) -> np.ndarray:
+    """Numbers (h, w) in the colours of the scale; those beyond its ends take the end's colour, NaN is left white."""
+    share = ((np.nan_to_num(values) - scale.low) / max(scale.high - scale.low, 1e-12)).clip(0, 1)
+    stops = np.linspace(0, 1, len(HUES))
+    image = np.stack([np.interp(share, stops, HUES[:, channel]) for channel in range(3)], -1)
+    return np.where(np.isnan(values)[..., None], PAPER, image.round()).astype(np.uint8)
+
+
+def contact_sheet(
+    images: Sequence[np.ndarray], labels: Sequence[str], title: str, subtitle: str = "", scale: Scale | None = None, tile: int = 320
+) -> np.ndarray:
+    """Images of one shape in a grid, each above its label, under a title; below, the bar that explains the colours."""
+    columns = min(len(images), 4 if len(images) > 6 else 3)
+    rows = -(-len(images) // columns)
+    height = round(tile * images[0].shape[0] / images[0].shape[1])
+    margin, gap, head, foot = 28, 14, 84 if subtitle else 60, 74 if scale else 12
+    width = max(2 * margin + columns * (tile + gap) - gap, 720)
+    left = (width - columns * (tile + gap) + gap) // 2
+    sheet = Image.new("RGB", (width, head + rows * (height + 34) + foot), PAPER)
+    draw = ImageDraw.Draw(sheet)
+    draw.text((margin, 20), title, INK, ImageFont.load_default(26))
+    draw.text((margin, 54), subtitle, PALE, ImageFont.load_default(16))
+    for index, (image, label) in enumerate(zip(images, labels, strict=True)):
+        x, y = left + index % columns * (tile + gap), head + index // columns * (height + 34)
+        sheet.paste(Image.fromarray(image).resize((tile, height), Image.Resampling.LANCZOS), (x, y))
+        draw.rectangle((x, y, x + tile - 1, y + height - 1), outline=(226, 229, 233))
+        draw.text((x + tile / 2, y + height + 6), label, PALE, ImageFont.load_default(14), anchor="ma")
+    if scale:
+        _draw_bar(sheet, scale, (margin, sheet.height - foot + 8, width - margin))
+    return np.asarray(sheet)
+
+
+def save_png(path: Path | str, image: np.ndarray) -> None:
+    """Write (h, w, 3) or (h, w) uint8; the bytes depend on the picture alone."""
+    with replacing(path) as temporary:
+        Image.fromarray(image).save(temporary, compress_level=6)
+
+
+def _draw_bar(sheet: Image.Image, scale: Scale, place: tuple[int, int, int]) -> None:
+    """The colours from low to high, five ticks and the label, at (left, top, right)."""
+    left, top, right = place
+    draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(14)
+    draw.text((left, top), scale.label, INK, font)
+    start = left + round(draw.textlength(scale.label, font)) + 24
+    values = np.linspace(scale.low, scale.high, right - start)[None].repeat(16, 0)
+    sheet.paste(Image.fromarray(colorized(values, scale)), (start, top + 1))
+    for step in range(5):
+        value, x = scale.low + (scale.high - scale.low) * step / 4, start + (right - start - 1) * step / 4
+        draw.line((x, top + 17, x, top + 22), PALE)
+        draw.text((x, top + 25), f"{value:.3g}", PALE, font, anchor="la" if step == 0 else "ra" if step == 4 else "ma")
+
+
+def _developed(light: np.ndarray, hit: np.ndarray) -> np.ndarray:
+    """Linear light (h, w, 3) to 8-bit sRGB; white where nothing was hit."""
+    light = light.clip(0, 1)
+    encoded = np.where(light <= 0.0031308, 12.92 * light, 1.055 * light ** (1 / 2.4) - 0.055)
+    return np.where(hit[..., None], encoded * 255, PAPER).round().astype(np.uint8)
+
+
+def _normalised(vectors: np.ndarray) -> np.ndarray:
+    return vectors / np.linalg.norm(vectors, axis=-1, keepdims=True).clip(1e-12)
+
+
+def _unit(*vector: float) -> np.ndarray:
+    return _normalised(np.array(vector))
