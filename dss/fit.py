@@ -8,9 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dss.config import Config, FitConfig
+from dss.config import Config
 from dss.errors import InputError
 from dss.fields import Field, build
+from dss.fields.base import CHUNK
 from dss.run import load_tensors, save_tensors
 from dss.samples import Samples
 from dss.shell import DualShell
@@ -48,7 +49,8 @@ class Training:
             total += loss.detach() * len(batch)
         self.epoch += 1
         with torch.no_grad():
-            predicted = torch.cat([self.field(p, o) for p, o in zip(*(x.split(1 << 16) for x in (holdout.points, holdout.owner)), strict=True)])
+            chunks = zip(holdout.points.split(CHUNK), holdout.owner.split(CHUNK), strict=True)
+            predicted = torch.cat([self.field(*chunk) for chunk in chunks])
         error = (predicted - holdout.sdf).abs().mean().item()
         if config.schedule == "plateau":
             self.plateau.step(error)
@@ -107,7 +109,7 @@ def fit(config: Config, shell: DualShell, rounds: list[Samples], device: torch.d
         number = min(training.epoch // config.fit.resample, len(rounds) - 1)
         if loaded != number:
             parts, loaded = split(rounds[number].to(device), config.fit.holdout, config.seed + number), number
-        generator = torch.Generator(device).manual_seed(hash((config.seed, training.attempt, training.epoch)) % 2**62)
+        generator = torch.Generator(device).manual_seed(config.seed + 1000 * training.attempt + 1_000_000 * training.epoch)
         scalars = training.run_epoch(*parts, generator)
         report(training.epoch, training.field, scalars)
         if not math.isfinite(scalars["loss"]) or not (scalars["crossing"] or training.epoch < min(10, config.fit.epochs)):

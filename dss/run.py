@@ -9,6 +9,7 @@
 
 import dataclasses
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,6 +19,8 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
+from torch.utils.tensorboard import SummaryWriter
+from tqdm import tqdm
 
 from dss.config import Config, config_from_dict, load_config, save_config
 from dss.errors import InputError
@@ -71,6 +74,32 @@ class Run:
         return mesh
 
 
+class Log:
+    """A fit's progress: a bar on the terminal (quiet where there is none) and TensorBoard scalars and pictures in log/."""
+
+    def __init__(self, folder: Path, epochs: int, picture: Callable[[Field], np.ndarray], every: int):
+        """`picture` makes an (h, w, 3) uint8 image of the field, every `every` epochs and at the end."""
+        self.picture, self.every, self.epochs = picture, every, epochs
+        self.bar = tqdm(total=epochs, desc="fit", unit="epoch", disable=None)
+        self.writer = SummaryWriter(folder / "log")
+
+    def report(self, epoch: int, field: Field, scalars: dict[str, float]) -> None:
+        """Show the state after `epoch` epochs; a `fit.Report`."""
+        self.bar.update(epoch - self.bar.n)
+        self.bar.set_postfix({name: f"{value:.2e}" for name, value in scalars.items()})
+        for name, value in scalars.items():
+            self.writer.add_scalar(name, value, epoch)
+        if epoch % self.every == 0 or epoch == self.epochs:
+            self.writer.add_image("normals", self.picture(field), epoch, dataformats="HWC")
+
+    def __enter__(self) -> "Log":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.bar.close()
+        self.writer.close()
+
+
 def open_folder(folder: Path, config: Config) -> None:
     """Make the run folder and save the configuration; a folder of the same configuration is resumed.
 
@@ -121,9 +150,9 @@ def load_run(folder: Path | str, device: torch.device | str = "cpu") -> Run:
     folder = Path(folder)
     path = folder / "field.safetensors"
     if not path.is_file():
-        unfinished = (folder / "config.yaml").is_file()
-        remedy = "its fit has not finished; run the same train.py command to resume it" if unfinished else "not a run folder; make one with train.py"
-        raise InputError(f"{folder}: {remedy}")
+        if (folder / "config.yaml").is_file():
+            raise InputError(f"{folder}: its fit has not finished; the train.py command that began it resumes it")
+        raise InputError(f"{folder}: not a run folder; make one with train.py")
     tensors, about = load_tensors(path)
     if about.get("version") != VERSION:
         raise InputError(f"{path}: written by another version of dss ({about.get('version', 'none')}); fit it again")
