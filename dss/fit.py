@@ -17,6 +17,7 @@ from dss.samples import Samples
 from dss.shell import DualShell
 
 WARM_UP = 0.02  # share of the fit over which the cosine schedule rises from zero
+PATIENCE = 3  # epochs that a field may take to cross zero
 Report = Callable[[int, Field, dict[str, float]], None]  # (epochs done, field, scalars), after every epoch
 
 
@@ -111,14 +112,16 @@ def fit(config: Config, shell: DualShell, rounds: list[Samples], device: torch.d
             parts, loaded = split(rounds[number].to(device), config.fit.holdout, config.seed + number), number
         generator = torch.Generator(device).manual_seed(config.seed + 1000 * training.attempt + 1_000_000 * training.epoch)
         scalars = training.run_epoch(*parts, generator)
+        finite = math.isfinite(scalars["loss"])
+        alive = finite and (scalars["crossing"] or training.epoch < PATIENCE)
+        if alive and training.epoch % config.fit.checkpoint == 0:
+            training.save(state_path)
         report(training.epoch, training.field, scalars)
-        if not math.isfinite(scalars["loss"]) or not (scalars["crossing"] or training.epoch < min(10, config.fit.epochs)):
+        if not alive:
             if training.attempt == config.fit.restarts:
-                what = "the field has no surface" if math.isfinite(scalars["loss"]) else "the loss is not finite"
+                what = "the field has no surface" if finite else "the loss is not finite"
                 raise InputError(f"epoch {training.epoch}: {what}, also after {config.fit.restarts} restarts; lower fit.rate")
             training = Training(config, shell, device, training.attempt + 1)
-        elif training.epoch % config.fit.checkpoint == 0:
-            training.save(state_path)
     return training.field
 
 

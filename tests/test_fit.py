@@ -1,0 +1,107 @@
+"""The training loop on a ball in one thick shell: learning, resuming, restarting, refusing."""
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+import torch
+
+from dss.config import Config, FieldConfig, FitConfig
+from dss.errors import InputError
+from dss.fit import Training, cosine, fit, split
+from dss.samples import Samples
+from dss.shell import DualShell
+
+CPU = torch.device("cpu")
+SHELL = DualShell(torch.tensor([[0.0, 0.0, 0.0], [0.3, 0.0, 0.0]]), torch.tensor([0.4, 0.1]), torch.tensor([0.8, 0.5]))
+
+
+def ball_samples(seed: int, count: int = 6_000) -> Samples:
+    points = torch.randn(count, 3, generator=torch.Generator().manual_seed(seed))
+    radius = 0.4 + 0.4 * torch.rand(count, generator=torch.Generator().manual_seed(seed + 1))
+    points = torch.nn.functional.normalize(points, dim=1) * radius[:, None]
+    return Samples(points, SHELL.owner(points, "relative"), radius - 0.6)
+
+
+def configuration(**changes) -> Config:
+    values = dict(epochs=12, resample=6, batch=256, checkpoint=3, band=0.1) | changes
+    return Config(field=FieldConfig(width=32, latent=4), fit=FitConfig(**values))
+
+
+def run(config: Config, path: Path, rounds: list[Samples] | None = None, stop_at: int = 0):
+    seen = []
+
+    def report(epoch, _field, scalars):
+        seen.append((epoch, scalars["error"]))
+        if epoch == stop_at:
+            raise KeyboardInterrupt
+
+    field = fit(config, SHELL, rounds or [ball_samples(0), ball_samples(2)], CPU, path, report)
+    return field, seen
+
+
+@pytest.mark.parametrize("changes", [{}, {"loss": "l2"}, {"schedule": "plateau", "band": 0.0, "batch": 128}])
+def test_a_ball_is_learnt(tmp_path, changes):
+    field, seen = run(configuration(**changes), tmp_path / "state")
+    assert seen[-1][1] < 0.01
+    fresh = ball_samples(9)
+    assert (field(fresh.points, fresh.owner) - fresh.sdf).abs().mean() < 0.01
+
+
+@pytest.mark.parametrize("schedule", ["cosine", "plateau"])
+@pytest.mark.parametrize("stop_at", [3, 5, 10])
+def test_a_resumed_fit_ends_the_same(tmp_path, schedule, stop_at):
+    config = configuration(schedule=schedule)
+    whole, _ = run(config, tmp_path / "whole")
+    with pytest.raises(KeyboardInterrupt):
+        run(config, tmp_path / "cut", stop_at=stop_at)
+    resumed, seen = run(config, tmp_path / "cut")
+    assert seen[0][0] == stop_at // 3 * 3 + 1
+    for one, other in zip(whole.parameters(), resumed.parameters(), strict=True):
+        assert torch.equal(one, other)
+
+
+def test_seeds_decide(tmp_path):
+    first, second = (run(dataclasses.replace(configuration(epochs=1), seed=seed), tmp_path / str(seed))[0] for seed in (1, 2))
+    assert not torch.equal(first.latents, second.latents)
+
+
+@pytest.mark.parametrize("poison", [float("nan"), 0.5])
+def test_a_dead_fit_restarts_and_then_stops(tmp_path, poison):
+    samples = ball_samples(0)
+    samples = dataclasses.replace(samples, sdf=torch.full_like(samples.sdf, poison))  # no number, or nothing but outside
+    with pytest.raises(InputError, match="restarts"):
+        run(configuration(restarts=1), tmp_path / "state", [samples])
+    attempts = []
+    with pytest.raises(InputError):
+        fit(configuration(restarts=2), SHELL, [samples], CPU, tmp_path / "other", lambda epoch, *_: attempts.append(epoch))
+    assert attempts.count(1) == 3
+
+
+def test_a_damaged_state_is_named(tmp_path):
+    (tmp_path / "state").write_bytes(b"not a safetensors file")
+    with pytest.raises(InputError, match="state"):
+        run(configuration(), tmp_path / "state")
+
+
+def test_split_parts_every_sample_once():
+    samples = ball_samples(0, 1000)
+    kept, out = split(samples, 0.2, seed=1)
+    assert len(out) == 200 and torch.equal(torch.cat([kept.points, out.points]).sort(0)[0], samples.points.sort(0)[0])
+
+
+def test_cosine_rises_then_falls_to_zero():
+    values = [cosine(i / 1000) for i in range(1001)]
+    assert values[0] == 0 and values[-1] == pytest.approx(0) and max(values) > 0.99
+    assert all(a >= b for a, b in zip(values[20:], values[21:], strict=False))
+
+
+def test_the_optimiser_s_state_survives(tmp_path):
+    config = configuration()
+    training = Training(config, SHELL, CPU)
+    training.run_epoch(*split(ball_samples(0), 0.1, 0), torch.Generator().manual_seed(0))
+    training.save(tmp_path / "state")
+    loaded = Training.load(tmp_path / "state", config, SHELL, CPU)
+    assert loaded.epoch == 1
+    for one, other in zip(training.optimizer.state.values(), loaded.optimizer.state.values(), strict=True):
+        assert all(torch.equal(one[name], other[name]) for name in one)
