@@ -2,6 +2,8 @@
 
 import hashlib
 import logging
+import re
+import textwrap
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,6 +18,8 @@ import trimesh
 from dss.errors import InputError
 
 FORMATS = "obj, stl, ply, off, glb or 3mf"
+POLYGON = re.compile(rb"^f([ \t]+\S+){4}", re.M)  # in an OBJ file
+DECLARED = re.compile(rb"\s*(?:ply\b.*?\nelement face (\d+)|C?OFF\s+(?:#.*?\n\s*)*\d+\s+(\d+))", re.S)  # number of faces
 NO_VOLUME = 1e-9  # of a normalised mesh: a sheet encloses 1e-16 by rounding, a wire 3e-5 thick encloses this much
 
 
@@ -65,25 +69,24 @@ class Mesh:
 def load_mesh(path: Path | str, radius: float = 0.9) -> Mesh:
     """Load, clean and normalise a mesh file of any format that trimesh reads, or `demo`: the generated mesh.
 
-    Scenes are merged, polygons triangulated; duplicate vertices, duplicate, opposite and zero-area faces removed; faces
-    of a watertight mesh oriented alike, and a mesh that is inside out turned. The smallest enclosing ball gets the
+    Scenes are merged, polygons triangulated; duplicate vertices, coincident and zero-area faces removed; the faces of a
+    manifold mesh oriented alike, and a mesh that is inside out turned. The smallest enclosing ball gets the
     given `radius`. Raises InputError on a file that is not a mesh, or that encloses no volume.
     """
     path = str(path)
     vertices, faces, sha256 = _read(path)
     if not len(faces):
-        raise InputError(f"{path}: no faces; give a triangle mesh, not a point cloud, a curve or an empty scene")
+        raise InputError(f"{path}: no faces (a point cloud, a curve, or a damaged file); give a complete triangle mesh")
     if faces.min() < 0 or faces.max() >= len(vertices):
-        raise InputError(f"{path}: a face names a vertex that is not there; the file is damaged or truncated, export it again")
+        raise InputError(f"{path}: a face names a vertex that is not there; the file is damaged, export it again")
     unusable = int((~np.isfinite(vertices)).any(1).sum())
     if unusable:
         raise InputError(f"{path}: {unusable} of {len(vertices)} vertices are NaN or infinite; remove them, or export the mesh again")
 
     low, high = vertices.min(0), vertices.max(0)
-    with np.errstate(over="ignore"):
-        middle, size = 0.5 * low + 0.5 * high, float((high - low).max())
+    middle, size = 0.5 * low + 0.5 * high, float((0.5 * high - 0.5 * low).max())
     if not 1e-150 < size < 1e150:
-        raise InputError(f"{path}: the vertices span {size:g}, too little or too much to compute with; scale the mesh")
+        raise InputError(f"{path}: the vertices span {2 * size:g}, too little or too much to compute with; scale the mesh")
     vertices, faces, report = _clean((vertices - middle) / size, faces, path)
 
     center, reach = enclosing_ball(vertices)
@@ -138,12 +141,25 @@ def _read(path: str) -> tuple[np.ndarray, np.ndarray, str]:
         with _quiet():
             scene = trimesh.load_scene(path, process=False, skip_materials=True)
             mesh = scene.to_mesh() if scene.geometry else trimesh.Trimesh()
+            vertices, faces = np.asarray(mesh.vertices, np.float64), np.asarray(mesh.faces, np.int64)
+            if path.lower().endswith(".obj") and POLYGON.search(content) and np.isfinite(vertices).all():
+                vertices, faces = _read_polygons(path)
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror or error}); check the file's permissions") from error
     except Exception as error:  # whatever the reader of some format raises on a file that it cannot parse
-        reason = " ".join(str(error).split())[:120] or type(error).__name__
+        reason = textwrap.shorten(str(error), 80) or type(error).__name__
         raise InputError(f"{path}: not a readable mesh ({reason}); give {FORMATS}, complete and under its own suffix") from error
-    return np.asarray(mesh.vertices, np.float64), np.asarray(mesh.faces, np.int64), hashlib.sha256(content).hexdigest()
+    declared = DECLARED.match(content)
+    if declared and len(faces) < int(declared[1] or declared[2]):
+        raise InputError(f"{path}: truncated, {len(faces)} of {int(declared[1] or declared[2])} faces are there; get the whole file")
+    return vertices, faces, hashlib.sha256(content).hexdigest()
+
+
+def _read_polygons(path: str) -> tuple[np.ndarray, np.ndarray]:
+    """An OBJ file with polygons by MeshLab, which triangulates concave ones rightly; trimesh cuts them into fans."""
+    meshes = pymeshlab.MeshSet()
+    meshes.load_new_mesh(path)
+    return meshes.current_mesh().vertex_matrix(), meshes.current_mesh().face_matrix().astype(np.int64)
 
 
 @contextmanager
@@ -179,20 +195,21 @@ def _clean(vertices: np.ndarray, faces: np.ndarray, path: str) -> tuple[np.ndarr
     note(len(faces) - len(kept), "coincident faces removed")
     faces = faces[kept]
 
-    sides = trimesh.grouping.unique_rows(np.sort(trimesh.geometry.faces_to_edges(faces), axis=1))[1]
-    sides = np.bincount(np.bincount(sides), minlength=3)
+    _, edge = trimesh.grouping.unique_rows(np.sort(trimesh.geometry.faces_to_edges(faces), axis=1))
+    sides = np.bincount(np.bincount(edge), minlength=3)
     boundary, nonmanifold = int(sides[1]), int(sides[3:].sum())
-    adjacent = trimesh.graph.face_adjacency(faces)
-    body = trimesh.graph.connected_component_labels(adjacent, node_count=len(faces))
-    if not boundary and not nonmanifold:
-        oriented = _oriented(vertices, faces, body)
-        note(int((_rolled(oriented) != _rolled(faces)).any(1).sum()), "faces turned to agree with their neighbours")
-        faces = oriented
+    links = np.stack([np.repeat(np.arange(len(faces)), 3), len(faces) + edge], 1)
+    body = trimesh.graph.connected_component_labels(links, node_count=links.max() + 1)[: len(faces)]
+    if not nonmanifold:
+        turned = _against_neighbours(vertices, faces, body)
+        note(int(turned.sum()), "faces turned to agree with their neighbours")
+        faces[turned] = faces[turned, ::-1]
 
     before = len(faces)
     vertices, faces = _filter(vertices, faces, "meshing_remove_null_faces", "meshing_remove_unreferenced_vertices")
     note(before - len(faces), "zero-area faces removed")
-    volume = np.einsum("ij,ij->i", vertices[faces[:, 0]], np.cross(*_edges(vertices, faces)[1:])).sum() / 6
+    corner, first, second = _edges(vertices, faces)
+    volume = ((corner - vertices.mean(0)) * np.cross(first, second)).sum() / 6  # about a point that lies in a flat sheet
     if abs(volume) < NO_VOLUME:
         raise InputError(f"{path}: encloses no volume (a sheet or a sliver); give a closed surface, or thicken it")
     if volume < 0:
@@ -228,10 +245,8 @@ def _distinct(faces: np.ndarray) -> np.ndarray:
     return np.sort(first[sign[first] == balance[group[first]]])
 
 
-def _oriented(vertices: np.ndarray, faces: np.ndarray, body: np.ndarray) -> np.ndarray:
-    """Faces of a watertight mesh turned to agree with their neighbours; each body keeps what the most of its faces had."""
+def _against_neighbours(vertices: np.ndarray, faces: np.ndarray, body: np.ndarray) -> np.ndarray:
+    """Mask (f,) of the faces to turn so that each body is oriented coherently, the way that most of its faces already are."""
     oriented = _filter(vertices, faces, "meshing_re_orient_faces_coherently")[1]
     turned = (_rolled(oriented) != _rolled(faces)).any(1)
-    wrong = (np.bincount(body, turned) > 0.5 * np.bincount(body))[body]
-    oriented[wrong] = oriented[wrong, ::-1]
-    return np.where((_rolled(oriented) == _rolled(faces)).all(1, keepdims=True), faces, oriented)
+    return turned ^ (np.bincount(body, turned) > 0.5 * np.bincount(body))[body]
