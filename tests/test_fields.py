@@ -8,7 +8,7 @@ from dss.fields import build
 from dss.fields.base import Field
 from dss.shell import DualShell
 
-PAPER = dict(local=False, output="tanh", owner="smallest")
+PAPER = {"local": False, "output": "tanh", "owner": "smallest"}
 
 
 def random_shell(count: int, seed: int = 0) -> DualShell:

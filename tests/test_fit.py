@@ -24,7 +24,7 @@ def ball_samples(seed: int, count: int = 6_000) -> Samples:
 
 
 def configuration(**changes) -> Config:
-    values = dict(epochs=12, resample=6, batch=256, checkpoint=3, band=0.1) | changes
+    values = {"epochs": 12, "resample": 6, "batch": 256, "checkpoint": 3, "band": 0.1} | changes
     return Config(field=FieldConfig(width=32, latent=4), fit=FitConfig(**values))
 
 
