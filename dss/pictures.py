@@ -13,8 +13,11 @@ from PIL import Image, ImageDraw, ImageFont
 from dss.files import replacing
 
 INK, PALE, PAPER = (32, 36, 42), (104, 112, 122), (255, 255, 255)
-HUES = np.array(  # of the scale, from low to high: dark blue, teal, green, yellow, as evenly spaced in lightness as viridis
-    [[68, 1, 84], [72, 40, 120], [62, 74, 137], [49, 104, 142], [38, 130, 142], [31, 158, 137], [53, 183, 121], [110, 206, 88], [181, 222, 43], [253, 231, 37]]
+HUES = np.array(  # of a scale, from low to high: viridis, ten stops
+    [
+        *((68, 1, 84), (72, 40, 120), (62, 74, 137), (49, 104, 142), (38, 130, 142)),
+        *((31, 158, 137), (53, 183, 121), (110, 206, 88), (181, 222, 43), (253, 231, 37)),
+    ]
 )
 
 
@@ -43,12 +46,12 @@ def studio(normal: np.ndarray, view: np.ndarray, hit: np.ndarray) -> np.ndarray:
     key, fill = _unit(-0.45, 0.75, 0.55), _unit(0.85, 0.05, 0.45)
     facing = (normal * view).sum(-1, keepdims=True).clip(0, 1)
     sky = 0.5 + 0.5 * normal[..., 1:2]
-    light = (1 - sky) * np.array([0.10, 0.09, 0.09]) + sky * np.array([0.26, 0.29, 0.34])
-    light += np.array([1.02, 0.96, 0.86]) * ((normal @ key)[..., None] * 0.85 + 0.15).clip(0)
-    light += np.array([0.16, 0.22, 0.32]) * (normal @ fill)[..., None].clip(0)
+    light = (1 - sky) * np.array([0.05, 0.045, 0.045]) + sky * np.array([0.13, 0.15, 0.18])
+    light += np.array([1.0, 0.93, 0.82]) * ((normal @ key)[..., None] * 0.92 + 0.08).clip(0) ** 1.2
+    light += np.array([0.10, 0.16, 0.26]) * (normal @ fill)[..., None].clip(0)
     gloss = (normal * _normalised(view + key)).sum(-1, keepdims=True).clip(0) ** 60
     rim = (1 - facing) ** 4 * sky
-    return _developed(np.array([0.66, 0.60, 0.53]) * light + 0.16 * gloss + 0.22 * rim, hit)
+    return _developed(np.array([0.64, 0.57, 0.49]) * light + 0.14 * gloss + 0.16 * rim, hit)
 
 
 def colorized(values: np.ndarray, scale: Scale) -> np.ndarray:
@@ -63,7 +66,7 @@ def contact_sheet(
     images: Sequence[np.ndarray], labels: Sequence[str], title: str, subtitle: str = "", scale: Scale | None = None, tile: int = 320
 ) -> np.ndarray:
     """Images of one shape in a grid, each above its label, under a title; below, the bar that explains the colours."""
-    columns = min(len(images), 4 if len(images) > 6 else 3)
+    columns = min(range(3, 7), key=lambda c: (-len(images) % c, abs(c - 4))) if len(images) > 3 else len(images)
     rows = -(-len(images) // columns)
     height = round(tile * images[0].shape[0] / images[0].shape[1])
     margin, gap, head, foot = 28, 14, 84 if subtitle else 60, 74 if scale else 12

@@ -5,7 +5,7 @@ The predicted distance is trusted as a step, never as a hit: a hit is a change o
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import torch
 from torch import Tensor
@@ -30,7 +30,8 @@ class Hits:
     @staticmethod
     def joined(parts: list["Hits"]) -> "Hits":
         """Hits of consecutive rays, as one."""
-        return Hits(*(torch.cat([getattr(part, name) for part in parts]) for name in Hits.__dataclass_fields__))
+        kind = type(parts[0])
+        return kind(*(torch.cat([getattr(part, item.name) for part in parts]) for item in fields(kind)))
 
 
 @torch.no_grad()
@@ -44,11 +45,20 @@ def trace(field: Field, origins: Tensor, directions: Tensor) -> Hits:
     return Hits.joined([_trace(field, *rays) for rays in zip(origins.split(RAYS), directions.split(RAYS), strict=True)])
 
 
-def intervals(shell: DualShell, origins: Tensor, directions: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+def cube(origins: Tensor, directions: Tensor) -> tuple[Tensor, Tensor]:
+    """Where rays are inside [-1, 1]^3, ahead of their origin: near (n,) and far (n,); near >= far where they never are."""
+    sides = torch.stack([(-1 - origins) / directions, (1 - origins) / directions]).nan_to_num(nan=torch.inf)
+    return sides.amin(0).amax(1).clamp(min=0), sides.amax(0).amin(1)
+
+
+def intervals(
+    shell: DualShell, origins: Tensor, directions: Tensor, cut: bool = True
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Valid intervals of n rays: ray (m,) and sphere (m,) int64, start (m,) and end (m,), and `stop` (n,).
 
     An interval lies in one outer sphere, from t = 0 on, and before `stop`, where the ray enters its first inner sphere
-    (inf: none). Sorted by ray, then by start. An origin inside an inner sphere has stop = 0.
+    (inf: none). Sorted by ray, then by start. An origin inside an inner sphere has stop = 0. Without `cut`, an interval
+    that starts before `stop` goes on to the outer sphere's far side, as in the paper.
     """
     parts, stops = [], []
     count = max(1, PAIRS // len(shell))
@@ -69,7 +79,9 @@ def intervals(shell: DualShell, origins: Tensor, directions: Tensor) -> tuple[Te
         stop = origin.new_full((len(origin),), torch.inf).scatter_reduce(0, ray, start, "amin")
         ray, sphere, start, end = crossings(outer)
         before = start < stop[ray]
-        ray, sphere, start, end = ray[before], sphere[before], start[before], end[before].minimum(stop[ray[before]])
+        ray, sphere, start, end = ray[before], sphere[before], start[before], end[before]
+        if cut:
+            end = end.minimum(stop[ray])
         order = start.argsort(stable=True)
         order = order[ray[order].argsort(stable=True)]
         parts.append((ray[order] + first, sphere[order], start[order].float(), end[order].float()))
@@ -123,8 +135,7 @@ def _trace(field: Field, origins: Tensor, directions: Tensor) -> Hits:
 def _domain(field: Field, origins: Tensor, directions: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Disjoint segments to march, front to back: starts and ends (n, k + 1), padded with inf; and where solid begins (n,)."""
     if field.shell is None:
-        sides = torch.stack([(-1 - origins) / directions, (1 - origins) / directions]).nan_to_num(nan=torch.inf)
-        near, far = sides.amin(0).amax(1).clamp(min=0), sides.amax(0).amin(1)
+        near, far = cube(origins, directions)
         starts, ends = torch.where(near < far, near, torch.inf)[:, None], far[:, None]
         stop = torch.full_like(near, torch.inf)
     else:

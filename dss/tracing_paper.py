@@ -1,0 +1,119 @@
+"""The paper's tracer, rule by rule (dss.md, section 7): to reproduce its pictures and its counts, not to find the surface.
+
+Every valid interval is marched by itself with its own sphere's latent; each ray then chooses among the hits.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from dss.fields.base import Field
+from dss.tracing import RAYS, Hits, cube, intervals
+
+EPSILON = 3e-4  # a hit: |d| less than this, or the mean of two successive d less than five times this
+ITERATIONS = 256
+INSET = 1e-6  # by which an interval is shortened at both ends
+PROBE = 1 / 192  # of the central differences that make the normals
+
+
+@dataclass(frozen=True)
+class PaperHits(Hits):
+    """Here `steps` (n,) are the queries summed over the ray's intervals, and `t` includes the last small step."""
+
+    sphere: Tensor  # (n,) int64 whose prediction was hit, -1 on a miss
+    marched: Tensor  # (n,) int64 intervals marched; the paper's average steps are steps.sum() / marched.sum()
+
+
+@torch.no_grad()
+def trace_paper(field: Field, origins: Tensor, directions: Tensor) -> PaperHits:
+    """Hits of rays, origins (n, 3) and unit directions (n, 3) float32 outside the shell, on a field with a shell.
+
+    Normals are central differences of the chosen sphere's prediction.
+    """
+    return Hits.joined([_trace(field, *rays) for rays in zip(origins.split(RAYS), directions.split(RAYS), strict=True)])
+
+
+@torch.no_grad()
+def trace_exact(distance: Callable[[Tensor], Tensor], origins: Tensor, directions: Tensor) -> Hits:
+    """The paper's ground truth: sphere tracing of an exact distance from the cube's face, normals by the same differences."""
+    return Hits.joined([_trace_exact(distance, *rays) for rays in zip(origins.split(RAYS), directions.split(RAYS), strict=True)])
+
+
+def _trace(field: Field, origins: Tensor, directions: Tensor) -> PaperHits:
+    count = len(origins)
+    ray, sphere, entry, exit, _ = intervals(field.shell, origins, directions, cut=False)
+    ahead = entry > 0  # the reference code ignores the spheres around the origin
+    ray, sphere, entry, exit = ray[ahead], sphere[ahead], entry[ahead] + INSET, exit[ahead] - INSET
+
+    def query(items: Tensor, t: Tensor) -> Tensor:
+        return field(origins[ray[items]] + t[:, None] * directions[ray[items]], sphere[items])
+
+    t = entry.clone()
+    items = torch.arange(len(ray), device=ray.device)
+    value = query(items, t)
+    outside = value >= -5 * EPSILON  # else the entry is inside the solid already, and another interval owns the hit
+    items, value = items[outside], value[outside]
+    marched = torch.zeros(count, dtype=torch.int64, device=ray.device).index_add_(0, ray[items], torch.ones_like(items))
+    steps, hit, before = torch.zeros_like(marched), torch.zeros_like(ray, dtype=torch.bool), value
+    for _ in range(ITERATIONS):
+        steps.index_add_(0, ray[items], torch.ones_like(items))
+        t[items] += value
+        close = (value.abs() < EPSILON) | ((value + before).abs() / 2 < 5 * EPSILON)
+        hit[items[close]] = True
+        alive = ~close & (t[items] < exit[items])
+        items, before = items[alive], value[alive]
+        if not len(items):
+            break
+        value = query(items, t[items])
+
+    chosen = _choose(ray[hit], t[hit], entry[hit], count)
+    found = chosen >= 0
+    item = hit.nonzero()[:, 0][chosen[found]]
+    result = origins.new_full((count,), torch.inf).masked_scatter(found, t[item])
+    owner = torch.full_like(marched, -1).masked_scatter(found, sphere[item])
+    points = origins[found] + result[found, None] * directions[found]
+    normal = torch.zeros_like(origins)
+    normal[found] = _differences(lambda points: field(points, owner[found]), points)
+    return PaperHits(found, result, normal, steps, owner, marched)
+
+
+def _choose(ray: Tensor, t: Tensor, entry: Tensor, count: int) -> Tensor:
+    """Which of the hits (m,) each of `count` rays takes, -1: none. Among those within five epsilon of the first, the one
+    whose interval was entered earliest."""
+    first = t.new_full((count,), torch.inf).scatter_reduce(0, ray, t, "amin")
+    near = (t - first[ray]).abs() < 5 * EPSILON
+    reach = torch.where(near, t - entry, -torch.inf)
+    longest = t.new_full((count,), -torch.inf).scatter_reduce(0, ray, reach, "amax")
+    best = (near & (reach == longest[ray])).nonzero()[:, 0]
+    return torch.full((count,), -1, device=ray.device).scatter(0, ray[best], best)
+
+
+def _trace_exact(distance: Callable[[Tensor], Tensor], origins: Tensor, directions: Tensor) -> Hits:
+    near, far = cube(origins, directions)
+    steps = torch.zeros(len(origins), dtype=torch.int64, device=origins.device)
+    t, hit = near.clone(), torch.zeros_like(near, dtype=torch.bool)
+    rays = (near < far).nonzero()[:, 0]
+    initial = torch.zeros_like(t)
+    for iteration in range(ITERATIONS):
+        if not len(rays):
+            break
+        value = distance(origins[rays] + t[rays, None] * directions[rays])
+        steps[rays] += 1
+        if iteration == 0:
+            initial[rays] = value  # the reference code never renews the earlier of the two distances that it averages
+        t[rays] += value
+        close = (value.abs() < EPSILON) | ((value + initial[rays]).abs() / 2 < 5 * EPSILON)
+        hit[rays[close]] = True
+        rays = rays[~close & (t[rays] < far[rays])]
+    normal = torch.zeros_like(origins)
+    normal[hit] = _differences(distance, origins[hit] + t[hit, None] * directions[hit])
+    return Hits(hit, torch.where(hit, t, torch.inf), normal, steps)
+
+
+def _differences(distance: Callable[[Tensor], Tensor], points: Tensor) -> Tensor:
+    """Unit normals (n, 3) by central differences."""
+    step = PROBE * torch.eye(3, device=points.device)
+    slope = torch.stack([distance(points + axis) - distance(points - axis) for axis in step], 1) / (2 * PROBE)
+    return torch.nn.functional.normalize(slope, dim=1, eps=1e-5)

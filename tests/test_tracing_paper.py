@@ -1,0 +1,96 @@
+import pytest
+import torch
+from test_tracing import Analytic, box, camera_rays, shell_of, sphere, torus
+
+from dss.shell import DualShell
+from dss.tracing import intervals, trace
+from dss.tracing_paper import EPSILON, PROBE, trace_exact, trace_paper
+
+
+def reference(field, origin, direction):
+    """One ray, interval by interval, in plain Python: t, sphere, steps, intervals marched; None on a miss."""
+    shell, hits, steps, marched = field.shell, [], 0, 0
+    near, outer = [], []
+    for j in range(len(shell)):
+        b = float((shell.centers[j] - origin).double() @ direction.double())
+        square = float((shell.centers[j] - origin).double().square().sum()) - b * b
+        for radius, out in ((shell.inner_radii[j].item(), near), (shell.outer_radii[j].item(), outer)):
+            if radius**2 > square:
+                half = (radius**2 - square) ** 0.5
+                out.append((b - half, b + half, j))
+    stop = min((entry for entry, _, _ in near), default=100)
+    for entry, exit, j in outer:
+        if not 0 < entry < stop:
+            continue
+        d1, d2 = entry + 1e-6, exit - 1e-6
+
+        def query(t, j=j):
+            return field((origin + t * direction)[None], torch.tensor([j])).item()
+
+        t, d = d1, query(d1)
+        if d < -5 * EPSILON:
+            continue
+        marched += 1
+        before = d
+        for _ in range(256):
+            steps += 1
+            t += d
+            if abs(d) < EPSILON or abs(d + before) / 2 < 5 * EPSILON:
+                hits.append((t, t - d1, j))
+                break
+            if t >= d2:
+                break
+            before, d = d, query(t)
+    if not hits:
+        return None, steps, marched
+    first = min(hits)[0]
+    return max((h for h in hits if abs(h[0] - first) < 5 * EPSILON), key=lambda h: h[1]), steps, marched
+
+
+@pytest.mark.parametrize("distance", [box(), torus()])
+def test_every_rule_against_a_slow_reference(distance):
+    field = Analytic(distance, shell_of(distance, count=25))
+    origins, directions = (rays[::19] for rays in camera_rays(48))
+    hits = trace_paper(field, origins, directions)
+    assert 20 < hits.hit.sum() < len(origins)
+    for i in range(len(origins)):
+        expected, steps, marched = reference(field, origins[i], directions[i])
+        assert hits.hit[i].item() == (expected is not None) and hits.marched[i].item() == marched
+        assert abs(hits.steps[i].item() - steps) <= 1  # t is summed in double there
+        if expected:
+            assert hits.t[i].item() == pytest.approx(expected[0], abs=1e-5) and hits.sphere[i].item() == expected[2]
+        else:
+            assert hits.sphere[i].item() == -1
+
+
+@pytest.mark.parametrize("distance", [sphere(), torus()])
+def test_close_to_the_exact_tracer(distance):
+    """The paper's hits are within its tolerance of the surface, its normals within its differences' smoothing."""
+    field = Analytic(distance, shell_of(distance))
+    origins, directions = camera_rays(96)
+    exact = trace(field, origins, directions)
+    for hits in (trace_paper(field, origins, directions), trace_exact(distance, origins, directions)):
+        assert (hits.hit != exact.hit).float().mean() < 0.01
+        both = hits.hit & exact.hit
+        assert distance(origins + hits.t[:, None] * directions)[both].abs().max() < 5 * EPSILON
+        assert (hits.normal * exact.normal).sum(1)[both].median() > 0.9995
+
+
+def test_whole_intervals_reach_the_far_side():
+    shell = DualShell(torch.zeros(1, 3), torch.tensor([0.3]), torch.tensor([0.5]))
+    ray = torch.tensor([[3.0, 0, 0]]), torch.tensor([[-1.0, 0, 0]])
+    torch.testing.assert_close(intervals(shell, *ray)[3], torch.tensor([2.7]))
+    torch.testing.assert_close(intervals(shell, *ray, cut=False)[3], torch.tensor([3.5]))
+
+
+def test_differences_round_an_edge():
+    """Across a box's edge the normals turn within one probe, as in the paper's pictures."""
+    origins = torch.tensor([[0.1, 0.4 - offset, 2.0] for offset in (0.2, PROBE / 2)])
+    hits = trace_exact(box(), origins, torch.tensor([[0.0, 0, -1]]).expand_as(origins))
+    assert hits.hit.all() and hits.normal[0, 2] > 0.999 and 0.6 < hits.normal[1, 2] < 0.999
+
+
+def test_no_rays():
+    empty = torch.zeros(0, 3)
+    assert len(trace_paper(Analytic(sphere(), shell_of(sphere())), empty, empty).hit) == 0
+    assert len(trace_exact(sphere(), empty, empty).hit) == 0
