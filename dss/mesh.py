@@ -178,6 +178,7 @@ def _quiet() -> Iterator[None]:
 
 def _clean(vertices: np.ndarray, faces: np.ndarray, path: str) -> tuple[np.ndarray, np.ndarray, MeshReport]:
     """Clean a mesh of size about 1, see `load_mesh`."""
+    no_volume = InputError(f"{path}: encloses no volume (a sheet or a sliver); give a closed surface, or thicken it")
     repairs = []
 
     def note(count: int, what: str) -> None:
@@ -185,22 +186,23 @@ def _clean(vertices: np.ndarray, faces: np.ndarray, path: str) -> tuple[np.ndarr
             repairs.append(f"{count:,} {what}")
 
     before = len(vertices)
-    vertices, faces = _filter(vertices, faces, "meshing_remove_unreferenced_vertices")
-    note(before - len(vertices), "unreferenced vertices removed")
-    before = len(vertices)
-    vertices, faces = _filter(vertices, faces, "meshing_remove_duplicate_vertices")
-    note(before - len(vertices), "duplicate vertices merged")
+    vertices, faces = _filter(vertices, faces, "meshing_remove_duplicate_vertices", "meshing_remove_unreferenced_vertices")
+    note(before - len(vertices), "duplicate or unreferenced vertices removed")
 
     kept = _distinct(faces)
     note(len(faces) - len(kept), "coincident faces removed")
     faces = faces[kept]
+    if not len(faces):
+        raise no_volume
 
-    _, edge = trimesh.grouping.unique_rows(np.sort(trimesh.geometry.faces_to_edges(faces), axis=1))
+    ends = trimesh.geometry.faces_to_edges(faces)
+    _, edge = trimesh.grouping.unique_rows(np.sort(ends, axis=1))
     sides = np.bincount(np.bincount(edge), minlength=3)
     boundary, nonmanifold = int(sides[1]), int(sides[3:].sum())
     links = np.stack([np.repeat(np.arange(len(faces)), 3), len(faces) + edge], 1)
     body = trimesh.graph.connected_component_labels(links, node_count=links.max() + 1)[: len(faces)]
-    if not nonmanifold:
+    one_way = np.abs(np.bincount(edge, np.where(ends[:, 0] < ends[:, 1], 1, -1)))
+    if one_way.max() > 1 and not nonmanifold:
         turned = _against_neighbours(vertices, faces, body)
         note(int(turned.sum()), "faces turned to agree with their neighbours")
         faces[turned] = faces[turned, ::-1]
@@ -208,10 +210,8 @@ def _clean(vertices: np.ndarray, faces: np.ndarray, path: str) -> tuple[np.ndarr
     before = len(faces)
     vertices, faces = _filter(vertices, faces, "meshing_remove_null_faces", "meshing_remove_unreferenced_vertices")
     note(before - len(faces), "zero-area faces removed")
-    corner, first, second = _edges(vertices, faces)
-    volume = ((corner - vertices.mean(0)) * np.cross(first, second)).sum() / 6  # about a point that lies in a flat sheet
-    if abs(volume) < NO_VOLUME:
-        raise InputError(f"{path}: encloses no volume (a sheet or a sliver); give a closed surface, or thicken it")
+    if not len(faces) or abs(volume := _volume(vertices, faces)) < NO_VOLUME:
+        raise no_volume
     if volume < 0:
         faces = faces[:, ::-1].copy()
         repairs.append("inside out, turned")
@@ -225,6 +225,12 @@ def _filter(vertices: np.ndarray, faces: np.ndarray, *filters: str) -> tuple[np.
     for name in filters:
         meshes.apply_filter(name)
     return meshes.current_mesh().vertex_matrix(), meshes.current_mesh().face_matrix().astype(np.int64)
+
+
+def _volume(vertices: np.ndarray, faces: np.ndarray) -> float:
+    """Signed volume between the faces and the mean vertex, which lies in the plane where the mesh is flat."""
+    corner, first, second = _edges(vertices, faces)
+    return ((corner - vertices.mean(0)) * np.cross(first, second)).sum() / 6
 
 
 def _rolled(faces: np.ndarray) -> np.ndarray:
