@@ -14,6 +14,7 @@ from dss.shell import DualShell
 SAMPLES = 1_200_000  # surface samples that set the outer radii, dss.md section 3
 PAPER_MARGIN = 1e-4  # added to every outer radius by the paper's code
 ROUNDING = 1e-6  # radii are proven with this much to spare, more than a float32 evaluation of |x - c| < R can lose
+INPUT_ROUNDING = 1e-7  # a mesh file in float32 moves the surface by half of this
 SMALLEST = 1e-4  # longest edge below which an uncovered piece enlarges a sphere instead of being split
 
 
@@ -42,7 +43,7 @@ def certify(vertices: np.ndarray, faces: np.ndarray, shell: DualShell) -> float:
 def solid(distance: MeshDistance, shell: DualShell) -> np.ndarray:
     """(S,) bool: the inner sphere lies in the solid, its centre inside and the surface no nearer than its radius."""
     centers, radii = (buffer.cpu().numpy().astype(np.float64) for buffer in (shell.centers, shell.inner_radii))
-    return (distance.winding(centers) > 0.5) & (distance.exact(centers) >= radii)
+    return (distance.winding(centers) > 0.5) & (distance.exact(centers) >= radii - INPUT_ROUNDING)
 
 
 def enclose(triangles: np.ndarray, centers: np.ndarray, radii: np.ndarray) -> np.ndarray:

@@ -1,10 +1,12 @@
 """The dual spherical shell: concentric inner and outer spheres, with the surface between them."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from functools import cached_property
 
 import torch
 from torch import Tensor, nn
+
+from dss import ops
 
 PAIRS = 1 << 20  # point-sphere pairs held at once: bounds memory, and keeps them in the cache
 COMPONENT_GRID = 64  # nodes per axis of the grid that finds the unbounded part of the complement
@@ -20,16 +22,26 @@ class DualShell(nn.Module):
         super().__init__()
         for name, value in (("centers", centers), ("inner_radii", inner_radii), ("outer_radii", outer_radii)):
             self.register_buffer(name, torch.as_tensor(value, dtype=torch.float32).contiguous())
+        self._packed: tuple[list[Tensor], list[int], ops.Shell] | None = None
 
     def __len__(self) -> int:
         return len(self.centers)
+
+    @property
+    def packed(self) -> ops.Shell:
+        """The shell as the operators take it; packed again after any change of the buffers."""
+        buffers = list(self.buffers())
+        versions = [buffer._version for buffer in buffers]
+        if self._packed is None or self._packed[1] != versions or any(a is not b for a, b in zip(buffers, self._packed[0], strict=True)):
+            self._packed = buffers, versions, ops.pack(*buffers)
+        return self._packed[2]
 
     @property
     def thickness(self) -> Tensor:
         """(S,) outer minus inner radius."""
         return self.outer_radii - self.inner_radii
 
-    def statistics(self, count: int = 1 << 20, seed: int = 0) -> dict[str, float]:
+    def statistics(self, count: int = 1 << 18, seed: int = 0) -> dict[str, float]:
         """Mean and largest thickness, and the volume of the interlayer, which is what a field has to learn; the volume
         by `count` random points."""
         low = (self.centers - self.outer_radii[:, None]).amin(0)
@@ -46,17 +58,7 @@ class DualShell(nn.Module):
         `smallest`: the smallest outer sphere that contains the point (the paper's query rule).
         `relative`: the sphere with the least |x - c| / r_out, a partition without jumps in depth.
         """
-
-        def smallest(distance: Tensor) -> tuple[Tensor, Tensor]:
-            radius, index = torch.where(distance < self.outer_radii, self.outer_radii, torch.inf).min(1)
-            return index, radius.isfinite()
-
-        def relative(distance: Tensor) -> tuple[Tensor, Tensor]:
-            ratio, index = (distance / self.outer_radii).min(1)
-            return index, ratio < 1
-
-        index, inside = self._per_point(points, {"smallest": smallest, "relative": relative}[rule])
-        return torch.where(inside, index, -1)
+        return ops.shell_owner(self.packed, points, rule)
 
     def containing(self, points: Tensor) -> tuple[Tensor, Tensor]:
         """Every (point, sphere) pair with the point (n, 3) inside the outer sphere: two (pairs,) int64, sorted by point."""
@@ -68,12 +70,12 @@ class DualShell(nn.Module):
 
     def inner_gap(self, points: Tensor) -> Tensor:
         """min over spheres of |x - c| - r_in, (n,): an upper bound of the signed distance, negative in inner spheres."""
-        return self._per_point(points, lambda distance: (distance - self.inner_radii).amin(1, keepdim=True).unbind(1))[0]
+        return ops.shell_gap(self.packed, points, inner=True)[0]
 
     def outer_gap(self, points: Tensor) -> tuple[Tensor, Tensor]:
         """min over spheres of |x - c| - r_out, (n,), and that sphere (n,); positive outside all outer spheres,
         where it is the distance to their union."""
-        return self._per_point(points, lambda distance: tuple((distance - self.outer_radii).min(1)))
+        return ops.shell_gap(self.packed, points, inner=False)
 
     def exterior(self, points: Tensor) -> Tensor:
         """(n,) bool: the point certainly lies in the unbounded part of the outer union's complement.
@@ -113,11 +115,6 @@ class DualShell(nn.Module):
                 low |= joined
                 high |= joined
         return nodes, free, outside.view(-1)
-
-    def _per_point(self, points: Tensor, reduce: Callable[[Tensor], tuple[Tensor, ...]]) -> tuple[Tensor, ...]:
-        """Apply `reduce` to the distances (chunk, S) from points to centres, chunk by chunk, and join the results."""
-        parts = [reduce(distance) for distance in self._distances(points)]
-        return tuple(torch.cat(part) for part in zip(*parts, strict=True))
 
     def _distances(self, points: Tensor) -> Iterator[Tensor]:
         for chunk in points.split(max(1, PAIRS // len(self))):
