@@ -43,7 +43,7 @@ def extract(field: Field, resolution: int = 256) -> trimesh.Trimesh:
     spacing = 2 / resolution
     count = -(-(resolution + 1) // BLOCKS[0])
     volume = np.empty((count * BLOCKS[0],) * 3, np.float32)
-    blocks = torch.cartesian_prod(*[torch.arange(count, device=_device(field))] * 3)
+    blocks = torch.cartesian_prod(*[torch.arange(count, device=field.device)] * 3)
     for chunk in tqdm(blocks.split(1 + len(blocks) // 20), "meshing", leave=False, disable=None):
         _fill(volume, field, chunk, spacing, BLOCKS)
     for axis in range(3):
@@ -111,7 +111,7 @@ def _polish(vertices: np.ndarray, volume: np.ndarray, field: Field, spacing: flo
     share = ((vertices[index] - first) * step).sum(1)
     for number in range(STEPS):
         vertices[index] = first + share[:, None] * step
-        points = torch.tensor((vertices[index] - (len(volume) - 1) / 2) * spacing, dtype=torch.float32, device=_device(field))
+        points = torch.tensor((vertices[index] - (len(volume) - 1) / 2) * spacing, dtype=torch.float32, device=field.device)
         value = field.sdf(points)
         found = value.abs() <= TOLERANCE * spacing
         if field.shell is not None:  # a bound may be near zero far from the surface
@@ -131,7 +131,3 @@ def _clearance(field: Field, points: Tensor, value: Tensor) -> Tensor:
     if field.shell is None:
         return value.abs() / LIPSCHITZ
     return torch.maximum(-field.shell.inner_gap(points), field.shell.outer_gap(points)[0])
-
-
-def _device(field: Field) -> torch.device:
-    return next((tensor.device for tensor in field.state_dict().values()), torch.device("cpu"))

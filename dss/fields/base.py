@@ -21,6 +21,11 @@ class Field(nn.Module, ABC):
         super().__init__()
         self.shell, self.owner_rule = shell, owner_rule
 
+    @property
+    def device(self) -> torch.device:
+        """Where the field computes, and its points belong."""
+        return next((tensor.device for tensor in self.state_dict().values()), torch.device("cpu"))
+
     @abstractmethod
     def forward(self, points: Tensor, owner: Tensor | None = None) -> Tensor:
         """Raw prediction (n,), differentiable. `owner` (n,) int64 names each point's sphere; None lets the field choose."""

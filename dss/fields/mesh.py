@@ -17,6 +17,10 @@ class MeshField(Field):
         super().__init__(shell)
         self.distance = distance
 
+    @property
+    def device(self) -> torch.device:
+        return self.distance.device
+
     def forward(self, points: Tensor, owner: Tensor | None = None) -> Tensor:
         return self.distance.sdf(points)
 

@@ -1,0 +1,137 @@
+"""How near a mesh, or a field and its mesh, comes to the truth: normalised units, unscaled, the same for the same seed."""
+
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+import torch
+import trimesh
+from scipy.spatial import cKDTree
+
+from dss.distance import MeshDistance
+from dss.fields import Field
+from dss.mesh import Mesh, load_mesh, surface_samples
+
+SAMPLES = 131_072  # points on each surface, the paper's count
+UNIFORM = 1 << 20  # points in [-1, 1]^3
+SPREAD = 0.01  # standard deviation of the near-surface points' offsets, per axis
+COLUMNS = {  # of the table: key, heading, format
+    "chamfer": ("chamfer", ".3e"),
+    "chamfer_floor": ("floor", ".3e"),
+    "surface_mean": ("surface mean", ".2e"),
+    "surface_rms": ("rms", ".2e"),
+    "surface_max": ("max", ".2e"),
+    "normal_error_deg": ("normals", ".2f"),
+    "iou_uniform": ("IoU", ".5f"),
+    "iou_near": ("near IoU", ".4f"),
+    "bytes": ("bytes", ",.0f"),
+    "faces": ("faces", ",.0f"),
+}
+
+
+def evaluate(
+    mesh: trimesh.Trimesh,
+    truth: Mesh,
+    file: Path | str,
+    field: Field | None = None,
+    device: torch.device | str = "cpu",
+    seed: int = 0,
+) -> dict[str, float | dict[str, int]]:
+    """All metrics of a predicted `mesh`, in the frame of `truth`; `file` is what is stored of it.
+
+    chamfer: mean squared distance between SAMPLES area-uniform points on each surface, summed both ways (dss.md, section 8);
+      chamfer_floor: the same between two samplings of the truth, which no method can beat
+    surface_mean, surface_rms, surface_max: exact distance of those points to the other mesh; mean over both directions
+    normal_error_deg: angle between the face normals at a point and at its closest one, mean over both directions
+    iou_uniform, iou_near: intersection over union of the solids, by points of [-1, 1]^3 and by surface points moved by
+      N(0, SPREAD); from the field where there is one, else from the mesh
+    bytes: as stored, by the field's own account, or the file's size; bytes_parts: by part; file_bytes: the whole file
+    faces, bodies, watertight: of the predicted mesh
+    thickness_mean, thickness_max: of the shell, where there is one
+    """
+    ours = MeshDistance(mesh.vertices, mesh.faces, device)
+    theirs = MeshDistance(truth.vertices, truth.faces, device)
+    points, point_faces = surface_samples(mesh.vertices, mesh.faces, SAMPLES, 2 * seed)
+    truth_points, truth_faces = surface_samples(truth.vertices, truth.faces, SAMPLES, 2 * seed + 1)
+    again, _ = surface_samples(truth.vertices, truth.faces, SAMPLES, 2 * seed)
+
+    # Both directions weigh the same, because both have the same number of points.
+    gaps = np.concatenate([theirs.exact(points), ours.exact(truth_points)])
+    angles = np.concatenate([normal_angles(ours, point_faces, theirs, points), normal_angles(theirs, truth_faces, ours, truth_points)])
+
+    generator = np.random.default_rng(seed)
+    uniform = generator.uniform(-1, 1, (UNIFORM, 3))
+    near = truth_points + generator.normal(0, SPREAD, truth_points.shape)
+    predicted = ours if field is None else field
+
+    parts = {"file": Path(file).stat().st_size} if field is None else field.storage()
+    result = {
+        "chamfer": chamfer(points, truth_points),
+        "chamfer_floor": chamfer(again, truth_points),
+        "surface_mean": float(gaps.mean()),
+        "surface_rms": float(np.sqrt(np.square(gaps).mean())),
+        "surface_max": float(gaps.max()),
+        "normal_error_deg": float(angles.mean()),
+        "iou_uniform": iou(inside(predicted, uniform), inside(theirs, uniform)),
+        "iou_near": iou(inside(predicted, near), inside(theirs, near)),
+        "bytes": sum(parts.values()),
+        "bytes_parts": parts,
+        "file_bytes": Path(file).stat().st_size,
+        "faces": len(mesh.faces),
+        "bodies": int(mesh.body_count),
+        "watertight": bool(mesh.is_watertight),
+    }
+    if field is not None and field.shell is not None:
+        thickness = field.shell.thickness
+        result |= {"thickness_mean": thickness.mean().item(), "thickness_max": thickness.max().item()}
+    return result
+
+
+def chamfer(first: np.ndarray, second: np.ndarray) -> float:
+    """Mean squared distance from each point of one set (n, 3) to the nearest of the other (m, 3), summed both ways.
+
+    Two samplings of one surface of area A with n points each have 2 A / (pi n).
+    """
+    return sum(float(np.square(cKDTree(b).query(a, workers=-1)[0]).mean()) for a, b in ((first, second), (second, first)))
+
+
+def normal_angles(own: MeshDistance, faces: np.ndarray, other: MeshDistance, points: np.ndarray) -> np.ndarray:
+    """Degrees (n,) between the normals of `own` at points (n, 3) on its `faces` (n,), and of `other` at the closest points."""
+    chord = own.normals.cpu().numpy()[faces] - other.normals.cpu().numpy()[other.closest(points)[1]]
+    return np.degrees(2 * np.arcsin((np.linalg.norm(chord, axis=1) / 2).clip(max=1)))  # an arccos would lose small angles
+
+
+def inside(solid: Field | MeshDistance, points: np.ndarray) -> np.ndarray:
+    """Whether the points (n, 3) lie inside (n,) bool: field below zero, or winding number above 1/2."""
+    if isinstance(solid, MeshDistance):
+        return solid.winding(points) > 0.5
+    return (solid.sdf(torch.as_tensor(points, dtype=torch.float32, device=solid.device)) < 0).cpu().numpy()
+
+
+def iou(first: np.ndarray, second: np.ndarray) -> float:
+    """Share (first and second) / (first or second) of two masks (n,) bool; 1 where both are empty."""
+    union = int((first | second).sum())
+    return int((first & second).sum()) / union if union else 1.0
+
+
+def load_prediction(path: Path | str, truth: Mesh) -> trimesh.Trimesh:
+    """A mesh file, such as any codec's output, in the frame of `truth`, whose units it shares. Raises InputError as `load_mesh`."""
+    mesh = load_mesh(path)
+    return trimesh.Trimesh((mesh.to_input(mesh.vertices) - truth.center) / truth.scale, mesh.faces, process=False)
+
+
+def average(rows: Iterable[dict]) -> dict[str, float]:
+    """Mean of every number that all rows have."""
+    rows = list(rows)
+    shared = [key for key, value in rows[0].items() if isinstance(value, int | float) and all(key in row for row in rows)]
+    return {key: float(np.mean([row[key] for row in rows])) for key in shared}
+
+
+def table(rows: dict[str, dict]) -> str:
+    """Markdown table of named rows, aligned for the terminal."""
+    cells = [["", *(heading for heading, _ in COLUMNS.values())]]
+    cells += [[name, *(format(row[key], style) for key, (_, style) in COLUMNS.items())] for name, row in rows.items()]
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    rule = ["-" * widths[0], *("-" * (width - 1) + ":" for width in widths[1:])]
+    lines = [[line[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(line[1:], widths[1:], strict=True))] for line in cells]
+    return "\n".join(f"| {' | '.join(line)} |" for line in (lines[0], rule, *lines[1:]))
