@@ -43,10 +43,11 @@ class FieldConfig:
     latent: int = 32  # floats per sphere
     layers: int = 2  # hidden layers
     width: int = 128  # of each hidden layer
-    octaves: int = 6  # of the positional encoding
+    octaves: int = 4  # of the positional encoding
     base_frequency: float = 1.0  # of the lowest octave, radians per unit of the offset
     local: bool = True  # divide the offset from the centre by the outer radius
-    output: Literal["tanh", "thickness"] = "thickness"  # the paper's bounded output, or a multiple of the shell's thickness
+    activation: Literal["leaky_relu", "silu"] = "silu"  # of the hidden layers
+    output: Literal["tanh", "radial"] = "radial"  # the paper's bounded output, or thicknesses from the middle of the layer
 
 
 @dataclass(frozen=True)
@@ -55,7 +56,9 @@ class FitConfig:
     resample: int = 50  # epochs between fresh sets of samples
     holdout: float = 0.05  # share of the samples kept for the monitored error
     batch: int = 16_384  # samples per step
-    rate: float = 5e-3  # learning rate at the start
+    optimizer: Literal["adam", "muon"] = "muon"  # muon: for the hidden matrices, Adam for the rest
+    rate: float = 4e-2  # highest learning rate
+    latent_rate: float = 3.0  # of the latents, as a multiple of `rate`
     schedule: Literal["plateau", "cosine"] = "cosine"  # of the learning rate: the paper's, or one cosine over the fit
     loss: Literal["l1", "l2"] = "l1"
     band: float = 0.01  # samples weigh 0.05 + exp(-|sdf| / band); 0: all weigh the same

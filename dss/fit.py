@@ -3,12 +3,11 @@
 import math
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from dss.config import Config
+from dss.config import Config, FitConfig
 from dss.errors import InputError
 from dss.fields import Field, build
 from dss.fields.base import CHUNK
@@ -29,10 +28,10 @@ class Training:
         self.attempt, self.epoch, self.rate = attempt, 0, config.fit.rate
         self.config, self.device = config.fit, device
         self.field = build(config.field, shell).to(device)
-        self.optimizer = torch.optim.Adam(self.field.parameters(), self.rate, fused=True)
+        self.optimizers = make_optimizers(self.field, config.fit)
         # The constants of the paper's code (dss.md, section 6).
         self.plateau = torch.optim.lr_scheduler.ReduceLROnPlateau(
-            self.optimizer, factor=0.7, patience=10, cooldown=5, threshold=1e-4, threshold_mode="abs", min_lr=1e-6
+            self.optimizers[0], factor=0.7, patience=10, cooldown=5, threshold=1e-4, threshold_mode="abs", min_lr=1e-6
         )
 
     def run_epoch(self, samples: Samples, holdout: Samples, generator: torch.Generator) -> dict[str, float]:
@@ -44,9 +43,10 @@ class Training:
             if config.schedule == "cosine":
                 self._set_rate(cosine((self.epoch + step / len(order)) / config.epochs) * config.rate)
             loss = self._loss(Samples(samples.points[batch], samples.owner[batch], samples.sdf[batch]))
-            self.optimizer.zero_grad()
+            self.field.zero_grad()
             loss.backward()
-            self.optimizer.step()
+            for optimizer in self.optimizers:
+                optimizer.step()
             total += loss.detach() * len(batch)
         self.epoch += 1
         with torch.no_grad():
@@ -55,8 +55,9 @@ class Training:
         error = (predicted - holdout.sdf).abs().mean().item()
         if config.schedule == "plateau":
             self.plateau.step(error)
+            self._set_rate(self.plateau.get_last_lr()[0])
         crossing = bool((predicted < 0).any() and (predicted > 0).any())
-        return {"loss": total.item() / len(samples), "error": error, "rate": self.optimizer.param_groups[0]["lr"], "crossing": crossing}
+        return {"loss": total.item() / len(samples), "error": error, "rate": self.optimizers[0].param_groups[0]["lr"], "crossing": crossing}
 
     def _loss(self, samples: Samples) -> Tensor:
         mixed = self.config.mixed and self.device.type == "cuda"
@@ -68,14 +69,16 @@ class Training:
         return error.mean()
 
     def _set_rate(self, rate: float) -> None:
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate
+        for optimizer in self.optimizers:
+            for group in optimizer.param_groups:
+                group["lr"] = rate * group["scale"]
 
     def save(self, path: Path) -> None:
-        """Write the resumable state: parameters, Adam's moments, schedule, epoch and attempt."""
+        """Write the resumable state: parameters, the optimisers' moments, schedule, epoch and attempt."""
         tensors = {f"field.{name}": value for name, value in self.field.state_dict().items()}
-        for index, state in self.optimizer.state_dict()["state"].items():
-            tensors |= {f"optimizer.{index}.{name}": value for name, value in state.items()}
+        for number, optimizer in enumerate(self.optimizers):
+            for index, state in optimizer.state_dict()["state"].items():
+                tensors |= {f"optimizer.{number}.{index}.{name}": value for name, value in state.items()}
         about = {"attempt": self.attempt, "epoch": self.epoch, "plateau": self.plateau.state_dict()}
         save_tensors(path, tensors, about)
 
@@ -86,12 +89,13 @@ class Training:
         training = Training(config, shell, device, about["attempt"])
         training.epoch = about["epoch"]
         training.field.load_state_dict({name.removeprefix("field."): value for name, value in tensors.items() if name.startswith("field.")})
-        state: dict[int, dict[str, Any]] = {}
-        for name, value in tensors.items():
-            if name.startswith("optimizer."):
-                _, index, key = name.split(".")
-                state.setdefault(int(index), {})[key] = value
-        training.optimizer.load_state_dict(training.optimizer.state_dict() | {"state": state})
+        for number, optimizer in enumerate(training.optimizers):
+            state: dict[int, dict[str, Tensor]] = {}
+            for name, value in tensors.items():
+                if name.startswith(f"optimizer.{number}."):
+                    index, key = name.split(".")[2:]
+                    state.setdefault(int(index), {})[key] = value
+            optimizer.load_state_dict(optimizer.state_dict() | {"state": state})
         training.plateau.load_state_dict(about["plateau"])
         training._set_rate(about["plateau"]["_last_lr"][0])
         return training
@@ -123,6 +127,25 @@ def fit(config: Config, shell: DualShell, rounds: list[Samples], device: torch.d
                 raise InputError(f"epoch {training.epoch}: {what}, also after {config.fit.restarts} restarts; lower fit.rate")
             training = Training(config, shell, device, training.attempt + 1)
     return training.field
+
+
+def make_optimizers(field: Field, config: FitConfig) -> list[torch.optim.Optimizer]:
+    """Adam for every parameter; with `muon`, hidden matrices are taught by Muon instead (Jordan et al. 2024).
+
+    A group's `scale` multiplies the scheduled learning rate.
+    """
+    muon = config.optimizer == "muon"
+    latents, matrices, rest = [], [], []
+    for name, parameter in field.named_parameters():
+        hidden = muon and parameter.ndim == 2 and len(parameter) > 1
+        (latents if name == "latents" else matrices if hidden else rest).append(parameter)
+    groups = [{"params": rest, "scale": 1.0}, {"params": latents, "scale": config.latent_rate}]
+    groups = [group | {"lr": config.rate * group["scale"]} for group in groups if group["params"]]
+    result = [torch.optim.Adam(groups, fused=True)]
+    if matrices:
+        matrix_group = {"params": matrices, "scale": 1.0}
+        result.append(torch.optim.Muon([matrix_group], config.rate, weight_decay=0.0, adjust_lr_fn="match_rms_adamw"))
+    return result
 
 
 def split(samples: Samples, share: float, seed: int) -> tuple[Samples, Samples]:

@@ -40,7 +40,7 @@ def run(config: Config, path: Path, rounds: list[Samples] | None = None, stop_at
     return field, seen
 
 
-@pytest.mark.parametrize("changes", [{}, {"loss": "l2"}, {"schedule": "plateau", "band": 0.0, "batch": 128}])
+@pytest.mark.parametrize("changes", [{}, {"loss": "l2"}, {"schedule": "plateau", "optimizer": "adam", "rate": 3e-3, "band": 0.0, "batch": 128}])
 def test_a_ball_is_learnt(tmp_path, changes):
     field, seen = run(configuration(**changes), tmp_path / "state")
     assert seen[-1][1] < 0.01
@@ -103,5 +103,6 @@ def test_the_optimiser_s_state_survives(tmp_path):
     training.save(tmp_path / "state")
     loaded = Training.load(tmp_path / "state", config, SHELL, CPU)
     assert loaded.epoch == 1
-    for one, other in zip(training.optimizer.state.values(), loaded.optimizer.state.values(), strict=True):
-        assert all(torch.equal(one[name], other[name]) for name in one)
+    for one, other in zip(training.optimizers, loaded.optimizers, strict=True):
+        for before, after in zip(one.state.values(), other.state.values(), strict=True):
+            assert all(torch.equal(before[name], after[name]) for name in before)
