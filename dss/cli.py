@@ -30,7 +30,7 @@ def run(main: Callable[[], None]) -> None:
     try:
         main()
     except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print("error:", " ".join(str(error).split()), file=sys.stderr)  # one line, whatever a library's message held
         sys.exit(2)
     except KeyboardInterrupt:
         print("interrupted; the same command resumes", file=sys.stderr)

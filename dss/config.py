@@ -15,6 +15,9 @@ import yaml
 from dss.errors import InputError
 from dss.files import replacing
 
+MAY_BE_ZERO = {"seed", "restarts", "band"}  # of the numbers; all others are positive
+AT_MOST = {"radius": 1.0, "holdout": 0.5}  # of the numbers; 1e12 for all others
+
 
 @dataclass(frozen=True)
 class MeshConfig:
@@ -77,6 +80,10 @@ class Config:
     fit: FitConfig = FitConfig()
 
 
+class _Override(str):
+    """A value from the command line: literal where the configuration wants text (a path may hold anything), else YAML."""
+
+
 def load_config(path: Path | str | None, overrides: list[str] = ()) -> Config:
     """The configuration of a YAML file (None: all defaults), with `key.sub=value` overrides applied in order.
 
@@ -94,7 +101,7 @@ def load_config(path: Path | str | None, overrides: list[str] = ()) -> Config:
             node = node.setdefault(parent, {})
             if not isinstance(node, dict):
                 raise InputError(f"{override}: {parent} is a value, not a section")
-        node[leaf] = _parse(text, override)
+        node[leaf] = _Override(text)
     return config_from_dict(tree, "command line" if path is None else str(path))
 
 
@@ -112,7 +119,10 @@ def save_config(config: Config, path: Path) -> None:
 def _read_yaml(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise InputError(f"{path}: no such configuration file; see configs/ for those that ship")
-    tree = _parse(path.read_text(errors="replace"), str(path))
+    try:
+        tree = _parse(path.read_text(errors="replace"), str(path))
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror})") from error
     if not isinstance(tree, dict):
         raise InputError(f"{path}: expected sections of `key: value` lines, found {type(tree).__name__}")
     return tree
@@ -138,21 +148,25 @@ def _build(kind: type, tree: Any, source: str, prefix: str) -> Any:
         if dataclasses.is_dataclass(expected):
             values[key] = _build(expected, value, source, f"{prefix}{key}.")
         else:
-            values[key] = _checked(value, expected, f"{source}: {prefix}{key}")
+            values[key] = _checked(value, expected, key, f"{source}: {prefix}{key}")
     return kind(**values)
 
 
-def _checked(value: Any, expected: Any, where: str) -> Any:
+def _checked(value: Any, expected: Any, key: str, where: str) -> Any:
     """`value` as `expected`; YAML reads 1e-3 as text and 1 as an integer, both fine for a float."""
+    if isinstance(value, _Override):
+        value = str(value) if expected is str else _parse(value, where)
     if get_origin(expected) is Literal:
         if value not in get_args(expected):
             raise InputError(f"{where} must be one of {', '.join(get_args(expected))}; got {value!r}")
         return value
     if expected is float and isinstance(value, int | str) and not isinstance(value, bool):
-        with contextlib.suppress(ValueError):
+        with contextlib.suppress(ValueError, OverflowError):
             value = float(value)
     if type(value) is not expected:
         raise InputError(f"{where} must be {expected.__name__}; got {value!r}")
-    if expected in (int, float) and not 0 <= value < float("inf"):
-        raise InputError(f"{where} must be a finite number that is not negative; got {value!r}")
+    if expected in (int, float):
+        most = AT_MOST.get(key, 1e12)
+        if not 0 <= value <= most or (value == 0 and key not in MAY_BE_ZERO):
+            raise InputError(f"{where} must be {'at least' if key in MAY_BE_ZERO else 'above'} 0 and at most {most:g}; got {value!r}")
     return value

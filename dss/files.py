@@ -5,6 +5,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from safetensors import SafetensorError
+
 from dss.errors import InputError
 
 
@@ -23,8 +25,9 @@ def replacing(path: Path | str) -> Iterator[Path]:
         with temporary.open("rb") as file:
             os.fsync(file.fileno())
         temporary.replace(path)
-    except OSError as error:
-        raise InputError(f"{path}: cannot be written ({error.strerror or error}); free some space or choose another --out") from error
+    except (OSError, SafetensorError) as error:
+        reason = os.strerror(error.errno) if getattr(error, "errno", None) else error
+        raise InputError(f"{path}: cannot be written ({reason}); free some space or choose another --out") from error
     finally:
-        with suppress(OSError):  # renamed, or never made
+        with suppress(OSError):
             temporary.unlink()
