@@ -71,8 +71,9 @@ def prepare(config: Config, folder: Path, device: torch.device) -> None:
     distance = MeshDistance(mesh.vertices, mesh.faces, device)
     if (ambiguous := distance.ambiguous_share()) > AMBIGUOUS:
         print(f"warning   inside and outside are ambiguous on {ambiguous:.0%} of the surface: expect a wrong sign there; close the holes")
-    centers, radii = spheres.place(mesh, distance, config.spheres, config.seed)
-    shell = build_shell(mesh.vertices, mesh.faces, centers, radii, config.seed)
+    count, farthest = config.spheres.count, config.spheres.method == "farthest"
+    found = spheres.farthest(distance, count, config.spheres.resolution) if farthest else spheres.cover(mesh, distance, count, config.seed)
+    shell = build_shell(mesh.vertices, mesh.faces, *found, config.seed)
     print(f"spheres   {len(shell)} by {config.spheres.method}, enclosure certified for every triangle")
     rounds = -(-config.fit.epochs // config.fit.resample)
     seeds = tqdm(range(config.seed, config.seed + rounds), "samples", disable=None, leave=False)
