@@ -17,8 +17,9 @@ from dss import cli
 from dss.config import Config, load_config
 from dss.fields import Field
 from dss.fit import fit
+from dss.frame import render
+from dss.pictures import studio
 from dss.rays import turntable
-from dss.rendering import IMAGES, render
 from dss.run import Log, Source, load_samples, open_folder, save_field, save_samples
 from dss.samples import draw_samples
 
@@ -85,7 +86,8 @@ def prepare(config: Config, folder: Path, device: torch.device) -> None:
 def picture(field: Field) -> np.ndarray:
     """A small view of the field, for TensorBoard."""
     (camera,) = turntable(1, PICTURE)
-    return IMAGES["shaded"](render(field, camera, next(field.parameters()).device))
+    frame = render(field, camera)
+    return studio(frame.in_camera(frame.normal), frame.in_camera(frame.view), frame.hit)
 
 
 if __name__ == "__main__":
