@@ -1,0 +1,92 @@
+"""Compile the operators of dss/ops.py for this machine. `python -m kernels.build` does it now and says what it found.
+
+Nothing is built on import. The first use of an operator calls `load`; without a compiler the torch twins stay in charge,
+and one line says so. A library is kept in kernels/_build under a name that depends on all that went into it.
+"""
+
+import fcntl
+import functools
+import hashlib
+import logging
+import os
+import platform
+import shutil
+import tempfile
+from pathlib import Path
+
+import torch
+
+HERE = Path(__file__).parent
+ABI = "-DTORCH_TARGET_VERSION=0x020a000000000000"  # torch 2.10 and later run what any of them compiled
+CPU_FLAGS = [ABI, "-O3", "-march=native", "-fno-math-errno", "-fno-trapping-math", "-fvisibility=hidden"]
+CUDA_FLAGS = [ABI, "-DUSE_CUDA", "-O3"]
+log = logging.getLogger("dss")
+
+
+@functools.cache
+def load() -> dict[str, str]:
+    """Register the fast operators for each device, building them if need be; {device: what runs there}. Never raises."""
+    found = {"cpu": _load("cpu", "cpu.cpp")}
+    if torch.cuda.is_available():
+        found["cuda"] = _load("cuda", "cuda.cu")
+    return found
+
+
+def _load(device: str, source: str) -> str:
+    folder = None
+    try:
+        folder = _folder(device)
+        library = folder / f"dss_{device}.so"
+        with (folder / "lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)  # a second process waits here, and finds the library
+            if not library.exists():
+                log.warning("compiling the operators for %s, once", device)
+                _build(library, source)
+        torch.ops.load_library(library)
+        return f"compiled ({library})"
+    except Exception as error:  # whatever is wrong with the compiler, the twins work
+        place = (folder or Path(tempfile.gettempdir())) / f"dss_{device}.log"
+        place.write_text(str(error))
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        log.warning("operators for %s: plain torch, slower, for they could not be compiled (%s); full log: %s", device, reason, place)
+        return f"plain torch ({place})"
+
+
+def _folder(device: str) -> Path:
+    """Where the library for this source, compiler flags, torch and processor belongs; created."""
+    files = sorted(file for file in HERE.iterdir() if file.suffix in (".h", ".cpp", ".cu"))
+    text = [torch.__version__, *CPU_FLAGS, *CUDA_FLAGS, _processor(), *(file.read_text() for file in files)]
+    if device == "cuda":
+        text.append(str(torch.cuda.get_device_capability()))
+    name = f"{device}-{hashlib.sha256(chr(0).join(text).encode()).hexdigest()[:16]}"
+    for root in (HERE / "_build", Path.home() / ".cache" / "dss", Path(tempfile.gettempdir()) / f"dss-{os.getuid()}"):
+        try:
+            (root / name).mkdir(parents=True, exist_ok=True)
+            return root / name
+        except OSError:
+            continue
+    raise OSError("no folder to build in")
+
+
+def _processor() -> str:
+    """What `-march=native` depends on."""
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.exists() else []
+    return next((line for line in lines if line.startswith(("flags", "Features"))), platform.processor())
+
+
+def _build(library: Path, source: str) -> None:
+    from torch.utils import cpp_extension  # not cheap, and needed only here
+
+    folder = Path(tempfile.mkdtemp(dir=library.parent))
+    try:
+        cpp_extension.load(library.stem, [str(HERE / source)], extra_cflags=CPU_FLAGS, extra_cuda_cflags=CUDA_FLAGS,
+                           build_directory=str(folder), is_python_module=False)  # fmt: skip
+        (folder / library.name).replace(library)
+    finally:
+        shutil.rmtree(folder)
+
+
+if __name__ == "__main__":
+    for device, what in load().items():
+        print(f"{device}: {what}")  # noqa: T201
