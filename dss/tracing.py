@@ -10,6 +10,7 @@ from dataclasses import dataclass, fields
 import torch
 from torch import Tensor
 
+from dss import ops
 from dss.fields.base import Field
 from dss.shell import PAIRS, DualShell
 
@@ -42,6 +43,9 @@ def trace(field: Field, origins: Tensor, directions: Tensor) -> Hits:
     crossed before. A ray that starts inside the solid hits at t = 0. A crossing that lies between two queries which
     both see the outside is missed; an exact distance never steps over one thicker than FLOOR.
     """
+    network = field.network()
+    if network is not None:
+        return _fused(field, network, origins, directions)
     return Hits.joined([_trace(field, *rays) for rays in zip(origins.split(RAYS), directions.split(RAYS), strict=True)])
 
 
@@ -89,6 +93,20 @@ def intervals(
     return *(torch.cat(part) for part in zip(*parts, strict=True)), torch.cat(stops)
 
 
+def _fused(field: Field, network: ops.Network, origins: Tensor, directions: Tensor) -> Hits:
+    traced = ops.shell_trace(field.shell.packed, network, origins, directions, field.owner_rule, tolerance=DEPTH)
+    solid = _solid(field, origins)  # in a pocket of the shell too, where the operator sees nothing
+    t, normal = traced.t.index_fill(0, solid, 0), traced.normal
+    normal[solid] = torch.nn.functional.normalize(field.gradient(origins[solid]), dim=1)
+    return Hits(t.isfinite(), t, normal, traced.steps.long())
+
+
+def _solid(field: Field, origins: Tensor) -> Tensor:
+    """Which rays (k,) int64 start inside the solid."""
+    near = (origins.abs() <= 1).all(1).nonzero()[:, 0]
+    return near[field.sdf(origins[near]) <= 0]
+
+
 def _trace(field: Field, origins: Tensor, directions: Tensor) -> Hits:
     count = len(origins)
     starts, ends, stop = _domain(field, origins, directions)
@@ -101,8 +119,7 @@ def _trace(field: Field, origins: Tensor, directions: Tensor) -> Hits:
         value = field(origins[rays] + t[:, None] * directions[rays])
         return torch.where(t >= stop[rays], value.clamp(max=0), value)
 
-    solid = (origins.abs() <= 1).all(1).nonzero()[:, 0]
-    solid = solid[field.sdf(origins[solid]) <= 0]
+    solid = _solid(field, origins)
     high[solid] = 0
     starts[solid] = torch.inf
 

@@ -4,6 +4,7 @@ The arguments are those of the operators' schemas: contiguous, checked, a rule b
 float64 too, as references for tests.
 """
 
+import math
 from collections.abc import Callable, Iterator
 
 import torch
@@ -214,7 +215,7 @@ def _bracket(query: Query, start: Tensor, end: Tensor, solid: Tensor, overlap: b
         active, value = active[~inside & ~at_end], value[~inside & ~at_end]
     if brackets:
         item, low, high = (torch.cat(part) for part in zip(*brackets, strict=True))
-        while len(item) and (high - low).max() > tolerance:
+        for _ in range(math.ceil(math.log2(2 / tolerance))):  # no bracket is wider than a sphere
             middle = (low + high) / 2
             inside = query(item, middle) <= 0
             low, high = torch.where(inside, low, middle), torch.where(inside, middle, high)

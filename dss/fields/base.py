@@ -5,6 +5,7 @@ from abc import ABC, abstractmethod
 import torch
 from torch import Tensor, nn
 
+from dss import ops
 from dss.shell import DualShell
 
 CHUNK = 1 << 18  # points per evaluation: bounds memory
@@ -56,6 +57,10 @@ class Field(nn.Module, ABC):
         boundary = center + direction * self.shell.outer_radii[nearest[pocket], None]
         gap[pocket] *= torch.where(self(boundary, nearest[pocket]) < 0, -1.0, 1.0)
         return gap
+
+    def network(self) -> ops.Network | None:
+        """What the operators need to trace this field in one go; None where they cannot."""
+        return None
 
     def gradient(self, points: Tensor) -> Tensor:
         """Gradient (n, 3) of the raw prediction at points (n, 3), owners chosen by the field."""
