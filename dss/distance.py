@@ -12,7 +12,6 @@ from functools import cached_property
 
 import numpy as np
 import torch
-import trimesh
 import warp as wp
 from torch import Tensor
 
@@ -50,24 +49,93 @@ def winding_kernel(mesh: wp.uint64, points: wp.array(dtype=wp.vec3), winding: wp
     winding[i] = winding_number(mesh, points[i])
 
 
+@wp.func_native("""
+    using namespace wp;
+    using vec = vec_t<3, double>;
+    const Mesh shape = mesh_get(mesh);
+    const vec3 rounded(float(point[0]), float(point[1]), float(point[2]));
+    const auto gap = [&](int node) {
+        const BVHPackedNodeHalf low = bvh_load_node(shape.bvh.node_lowers, node), high = bvh_load_node(shape.bvh.node_uppers, node);
+        return distance_to_aabb_sq(rounded, vec3(low.x, low.y, low.z), vec3(high.x, high.y, high.z));
+    };
+    const double slack = 4e-7;  // the boxes and the point that is held against them are rounded
+    double best = within * within, reach = within + slack;
+    vec_t<4, double> result(0.0, 0.0, 0.0, -1.0);
+    int stack[BVH_QUERY_STACK_SIZE], count = 1;
+    stack[0] = *shape.bvh.root;
+    while (count) {
+        const int node = stack[--count];
+        if (gap(node) > reach * reach)
+            continue;
+        const BVHPackedNodeHalf low = bvh_load_node(shape.bvh.node_lowers, node), high = bvh_load_node(shape.bvh.node_uppers, node);
+        if (!low.b) {
+            const bool left_first = gap(low.i) < gap(high.i);
+            stack[count++] = left_first ? high.i : low.i;
+            stack[count++] = left_first ? low.i : high.i;
+            continue;
+        }
+        for (int item = low.i; item < high.i; ++item) {
+            const int face = shape.bvh.primitive_indices[item];
+            vec corner[3];
+            for (int k = 0; k < 3; ++k)
+                corner[k] = vertices.data[shape.indices[3 * face + k]];
+            const vec normal = cross(corner[1] - corner[0], corner[2] - corner[0]);
+            const double square = dot(normal, normal), height = dot(point - corner[0], normal);
+            if (height * height > best * square)
+                continue;
+            bool above = square > 0.0;
+            for (int k = 0; k < 3 && above; ++k)
+                above = dot(cross(corner[(k + 1) % 3] - corner[k], point - corner[k]), normal) > 0.0;
+            for (int k = 0; k < (above ? 1 : 3); ++k) {
+                const vec edge = corner[(k + 1) % 3] - corner[k];
+                const double length = dot(edge, edge), along = length > 0.0 ? dot(edge, point - corner[k]) / length : 0.0;
+                const vec q = above ? point - normal * (height / square) : corner[k] + edge * clamp(along, 0.0, 1.0);
+                const double distance = dot(q - point, q - point);
+                if (distance < best) {
+                    best = distance;
+                    reach = ::sqrt(best) + slack;
+                    result = vec_t<4, double>(q[0], q[1], q[2], double(face));
+                }
+            }
+        }
+    }
+    return result;
+""")
+def nearest(mesh: wp.uint64, vertices: wp.array(dtype=wp.vec3d), point: wp.vec3d, within: wp.float64) -> wp.vec4d:
+    """The closest point of the mesh and, fourth, its face, -1 where none is closer than `within`.
+
+    Warp's own query computes in float32: beside needles, which CAD meshes are full of, it is off by up to 1e-3. This one
+    walks the same tree, but computes in float64.
+    """
+    ...
+
+
 @wp.kernel(enable_backward=False)
-def sdf_kernel(mesh: wp.uint64, points: wp.array(dtype=wp.vec3), within: float, sdf: wp.array(dtype=float)):
+def sdf_kernel(
+    mesh: wp.uint64, vertices: wp.array(dtype=wp.vec3d), within: float, points: wp.array(dtype=wp.vec3), sdf: wp.array(dtype=float)
+):
     i = wp.tid()
     distance = within
-    query = wp.mesh_query_point_no_sign(mesh, points[i], within)
-    if query.result:
-        distance = wp.length(wp.mesh_eval_position(mesh, query.face, query.u, query.v) - points[i])
+    closest = nearest(mesh, vertices, wp.vec3d(points[i]), wp.float64(within))
+    if closest[3] >= wp.float64(0.0):
+        distance = float(wp.length(wp.vec3d(closest[0], closest[1], closest[2]) - wp.vec3d(points[i])))
     if winding_number(mesh, points[i]) > 0.5:
         distance = -distance
     sdf[i] = distance
 
 
 @wp.kernel(enable_backward=False)
-def closest_kernel(mesh: wp.uint64, points: wp.array(dtype=wp.vec3), closest: wp.array(dtype=wp.vec3), face: wp.array(dtype=wp.int64)):
+def closest_kernel(
+    mesh: wp.uint64,
+    vertices: wp.array(dtype=wp.vec3d),
+    points: wp.array(dtype=wp.vec3d),
+    closest: wp.array(dtype=wp.vec3d),
+    face: wp.array(dtype=wp.int64),
+):
     i = wp.tid()
-    query = wp.mesh_query_point_no_sign(mesh, points[i], wp.inf)
-    closest[i] = wp.mesh_eval_position(mesh, query.face, query.u, query.v)
-    face[i] = wp.int64(query.face)
+    result = nearest(mesh, vertices, points[i], wp.float64(wp.inf))
+    closest[i] = wp.vec3d(result[0], result[1], result[2])
+    face[i] = wp.int64(result[3])
 
 
 @wp.kernel(enable_backward=False)
@@ -104,13 +172,15 @@ def numpy_or_torch(method: Callable) -> Callable:
 class MeshDistance:
     """Distances, winding numbers and ray hits of a mesh: vertices (v, 3) float, faces (f, 3) int.
 
-    All queries but `exact` compute in float32 on `device`; they take torch tensors or numpy arrays (n, 3) and answer in kind.
+    The queries run on `device`; they take torch tensors or numpy arrays (n, 3) and answer in kind. Distances and closest
+    points are computed in float64 and, but for `exact`, rounded to float32; winding numbers and rays are float32.
     """
 
     def __init__(self, vertices: np.ndarray, faces: np.ndarray, device: torch.device | str = "cpu"):
         self.device = torch.device(device)
         self.vertices, self.faces = np.asarray(vertices, np.float64), np.asarray(faces, np.int64)
         name = wp.device_from_torch(self.device)
+        self._vertices = wp.array(self.vertices, dtype=wp.vec3d, device=name)
         self._mesh = wp.Mesh(
             wp.array(self.vertices, dtype=wp.vec3, device=name),
             wp.array(self.faces.ravel(), dtype=wp.int32, device=name),
@@ -133,22 +203,21 @@ class MeshDistance:
         `within` bounds the search: the result is the signed distance clamped to [-within, within], near the surface faster.
         """
         sdf = points.new_empty(len(points))
-        self._launch(sdf_kernel, [points], [within], [sdf])
+        self._launch(sdf_kernel, [self._vertices, within], [points], [sdf])
         return sdf
 
     @numpy_or_torch
     def winding(self, points: Tensor) -> Tensor:
         """Generalised winding number (n,) of points (n, 3): about 0 outside and 1 inside (Barill et al. 2018)."""
         winding = points.new_empty(len(points))
-        self._launch(winding_kernel, [points], [], [winding])
+        self._launch(winding_kernel, [], [points], [winding])
         return winding
 
     @numpy_or_torch
     def closest(self, points: Tensor) -> tuple[Tensor, Tensor]:
         """The closest surface points (n, 3) and their faces (n,) int64."""
-        closest, face = torch.empty_like(points), points.new_empty(len(points), dtype=torch.int64)
-        self._launch(closest_kernel, [points], [], [closest, face])
-        return closest, face
+        closest, face = self._closest(points.double())
+        return closest.float(), face
 
     @numpy_or_torch
     def raycast(self, origins: Tensor, directions: Tensor) -> tuple[Tensor, Tensor]:
@@ -157,28 +226,13 @@ class MeshDistance:
         t counts lengths of the direction; the face's normal is `normals[face]`.
         """
         t, face = origins.new_empty(len(origins)), origins.new_empty(len(origins), dtype=torch.int64)
-        self._launch(raycast_kernel, [origins, directions], [], [t, face])
+        self._launch(raycast_kernel, [], [origins, directions], [t, face])
         return t, face
 
     def exact(self, points: np.ndarray) -> np.ndarray:
-        """Unsigned distance (n,) float64 of points (n, 3) float64, recomputed in float64 on the face that float32 found
-        and on those that share an edge with it: beside a needle float32 may be one face off, and the distance 2e-6."""
-        points = np.asarray(points, np.float64)
-        faces = self._neighbours[self.closest(points)[1]]
-        triangles = self.vertices[self.faces[faces.ravel()]]
-        closest = trimesh.triangles.closest_point(triangles, points.repeat(4, 0))
-        return np.linalg.norm(closest.reshape(-1, 4, 3) - points[:, None], axis=2).min(1)
-
-    @cached_property
-    def _neighbours(self) -> np.ndarray:
-        """Each face with the three that share an edge with it (f, 4) int64; itself in place of one that is not there."""
-        pairs = trimesh.graph.face_adjacency(self.faces)
-        pairs = np.concatenate([pairs, pairs[:, ::-1]])
-        pairs = pairs[pairs[:, 0].argsort(kind="stable")]
-        rank = np.arange(len(pairs)) - np.searchsorted(pairs[:, 0], pairs[:, 0])
-        table = np.arange(len(self.faces))[:, None].repeat(4, 1)
-        table[pairs[:, 0], rank + 1] = pairs[:, 1]
-        return table
+        """Unsigned distance (n,) float64 of points (n, 3) float64, to the precision of float64."""
+        points = torch.as_tensor(np.asarray(points, np.float64), device=self.device).contiguous()
+        return (self._closest(points)[0] - points).norm(dim=1).cpu().numpy()
 
     def ambiguous_share(self, count: int = 20_000, offset: float = 1e-4, seed: int = 0) -> float:
         """Share of the surface, by area, where the winding number does not tell inside from outside.
@@ -191,20 +245,25 @@ class MeshDistance:
         ambiguous = (np.abs(self.winding(points + step)) > AMBIGUOUS) | (np.abs(self.winding(points - step) - 1) > AMBIGUOUS)
         return float(ambiguous.mean())
 
-    def _launch(self, kernel: wp.Kernel, points: list[Tensor], values: list[float], results: list[Tensor]) -> None:
+    def _closest(self, points: Tensor) -> tuple[Tensor, Tensor]:
+        closest, face = torch.empty_like(points), points.new_empty(len(points), dtype=torch.int64)
+        self._launch(closest_kernel, [self._vertices], [points], [closest, face])
+        return closest, face
+
+    def _launch(self, kernel: wp.Kernel, constants: list, points: list[Tensor], results: list[Tensor]) -> None:
         """One thread of `kernel` per point. Warp runs a CPU launch serially, but outside Python's lock: use several."""
-        stream = wp.stream_from_torch(self.device) if self.device.type == "cuda" else None
-        chunk = CHUNK if stream is None else max(1, len(points[0]))
+        device = wp.device_from_torch(self.device)
+        stream = wp.stream_from_torch(self.device) if device.is_cuda else None
+        chunk = max(1, len(points[0])) if device.is_cuda else CHUNK
 
         def launch(start: int) -> None:
             inputs, outputs = ([_as_warp(array[start : start + chunk]) for array in arrays] for arrays in (points, results))
-            device = wp.device_from_torch(self.device)
-            wp.launch(kernel, len(inputs[0]), [self._mesh.id, *inputs, *values], outputs, device=device, stream=stream)
+            wp.launch(kernel, len(inputs[0]), [self._mesh.id, *constants, *inputs], outputs, device=device, stream=stream)
 
         with ThreadPoolExecutor(torch.get_num_threads()) as pool:
             list(pool.map(launch, range(0, len(points[0]), chunk)))
 
 
 def _as_warp(array: Tensor) -> wp.array:
-    kind = {torch.float32: wp.float32, torch.int64: wp.int64}[array.dtype]
-    return wp.from_torch(array, dtype=wp.vec3 if array.ndim == 2 else kind, requires_grad=False)
+    kind = {(torch.float32, 1): wp.float32, (torch.int64, 1): wp.int64, (torch.float32, 2): wp.vec3, (torch.float64, 2): wp.vec3d}
+    return wp.from_torch(array, kind[array.dtype, array.ndim], requires_grad=False)
