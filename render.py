@@ -1,8 +1,9 @@
-"""Pictures of a fitted field, or of a mesh: one PNG per view, and a contact sheet.
+"""Pictures of a fitted field, or of a mesh: one PNG per view, a contact sheet, and on demand an animation.
 
     python render.py runs/quickstart
-    python render.py runs/quickstart --mode normal --views 30 --size 1024
-    python render.py --mesh bunny.obj --out pictures/bunny
+    python render.py runs/quickstart --mode error --views 12 --size 1024
+    python render.py runs/quickstart --views 72 --animate webp
+    python render.py --mesh bunny.obj --mode normal
 """
 
 from pathlib import Path
@@ -10,51 +11,81 @@ from pathlib import Path
 from tqdm import tqdm
 
 from dss import cli
+from dss.distance import MeshDistance
 from dss.errors import InputError
-from dss.pictures import contact_sheet, save_png
+from dss.fields.mesh import MeshField
+from dss.frame import render
+from dss.mesh import load_mesh
+from dss.pictures import contact_sheet, save_animation, save_png
 from dss.rays import turntable
-from dss.rendering import IMAGES, NUMBERS, check_request, draw, render
+from dss.rendering import IMAGES, NUMBERS, check_request, draw
+from dss.run import load_run
+from dss.slices import RANGE, draw_shell, draw_slice, planes
+from dss.truth import see
+
+LEGENDS = {
+    "error": "red: only one of mesh and field is hit",
+    "slice": "black: the surface; pale: answered by the shell",
+    "shell": "blue: inner spheres; sand: interlayer; black: the surface",
+}
+SECONDS = 6.0  # of an animation
+LABELLED = 30  # views on a contact sheet, at most
 
 
 def main() -> None:
     options = cli.parser(__doc__)
     options.add_argument("run", nargs="?", type=Path, help="a run folder that train.py made")
-    options.add_argument("--mesh", help="picture this mesh alone, instead of a run")
-    options.add_argument("--mode", choices=[*IMAGES, *NUMBERS], default="shaded", help="what to draw")
-    options.add_argument("--views", type=int, default=8, help="number of cameras on the turntable")
+    options.add_argument("--mesh", help="without a run: the mesh to picture; with one: where its mesh is now")
+    options.add_argument("--mode", choices=[*IMAGES, *NUMBERS, "slice", "shell"], default="shaded", help="what to draw")
+    options.add_argument("--views", type=int, default=8, help="number of cameras on the turntable, or of planes to cut")
     options.add_argument("--size", type=int, default=512, help="pixels per side")
     options.add_argument("--up", choices=("x", "y", "z"), default="z", help="the axis that points upwards in the pictures")
+    options.add_argument("--animate", choices=("webp", "gif", "mp4"), help="join the views to an animation, too")
     options.add_argument("--out", type=Path, help="folder for the pictures (default: RUN/pictures, or pictures/MESH)")
     args = options.parse_args()
     check_request(args.views, args.size)
     device = cli.pick_device(args.device)
 
-    if args.run and not args.mesh:
-        from dss.run import load_run
-
+    distance = None
+    if args.run:
         run = load_run(args.run, device)
         field, name, out = run.field, args.run.resolve().name, args.run / "pictures"
-        about = f"{len(field.shell)} spheres, {sum(field.storage().values()) / 1024:.1f} KiB"
-    elif args.mesh and not args.run:
-        from dss.distance import MeshDistance
-        from dss.fields.mesh import MeshField
-        from dss.mesh import load_mesh
-
+        about = [f"{sum(field.storage().values()) / 1024:.1f} KiB"]
+        about += [f"{len(field.shell)} spheres"] if field.shell else []
+        if args.mode == "error":
+            mesh = run.load_mesh(args.mesh)
+            distance = MeshDistance(mesh.vertices, mesh.faces, device)
+    elif args.mesh:
+        if args.mode in ("error", "steps", "shell"):
+            raise InputError(f"--mode {args.mode}: a mesh alone has none; name a run folder, or choose another mode")
         mesh = load_mesh(args.mesh)
-        field, name = MeshField(MeshDistance(mesh.vertices, mesh.faces, device)), Path(args.mesh).stem
-        out, about = Path("pictures", name), f"mesh of {len(mesh.faces):,} faces"
+        distance = MeshDistance(mesh.vertices, mesh.faces, device)
+        field, name, out = MeshField(distance), Path(args.mesh).stem, Path("pictures", Path(args.mesh).stem)
+        about = [f"mesh of {len(mesh.faces):,} faces"]
     else:
-        raise InputError("name what to picture: either a run folder, or --mesh FILE")
+        raise InputError("nothing to picture; name a run folder, or --mesh FILE")
     out = args.out or out
 
-    cameras = turntable(args.views, args.size, args.up)
-    frames = [render(field, camera, device) for camera in tqdm(cameras, desc="render", unit="view", disable=None)]
-    images, scale = draw(frames, args.mode)
+    if args.mode in ("slice", "shell"):
+        cuts = planes(args.views)
+        paint = draw_slice if args.mode == "slice" else draw_shell
+        images = [paint(field, cut, args.size) for cut in tqdm(cuts, desc="cut", unit="plane", disable=None)]
+        labels, scale = [str(cut) for cut in cuts], RANGE if args.mode == "slice" else None
+    else:
+        cameras = tqdm(turntable(args.views, args.size, args.up), desc="render", unit="view", disable=None)
+        frames = [render(field, camera) if args.run else see(distance, camera, "smooth") for camera in cameras]
+        images, scale = draw(frames, args.mode, distance)
+        labels = [f"{360 * index / args.views:.0f}\N{DEGREE SIGN}" for index in range(args.views)]
+
     for index, image in enumerate(images):
         save_png(out / f"{args.mode}_{index:03d}.png", image)
-    labels = [f"{360 * index / args.views:.0f}\N{DEGREE SIGN}" for index in range(args.views)]
+    if args.animate:
+        save_animation(out / f"{args.mode}.{args.animate}", images, SECONDS)
+    subtitle = ", ".join([args.mode, *about, f"{args.size} x {args.size} pixels"])
+    legend = f"   {LEGENDS[args.mode]}" if args.mode in LEGENDS else ""
+    shown = slice(None, None, -(-args.views // LABELLED))
     sheet = out / f"{args.mode}.png"
-    save_png(sheet, contact_sheet(images, labels, name, f"{args.mode}, {about}, {args.size} x {args.size} pixels", scale))
+    save_png(sheet, contact_sheet(images[shown], labels[shown], name, subtitle + legend, scale))
     print(f"next: look at {sheet}")
 
 

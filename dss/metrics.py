@@ -131,6 +131,11 @@ def table(rows: dict[str, dict]) -> str:
     """Markdown table of named rows, aligned for the terminal."""
     cells = [["", *(heading for heading, _ in COLUMNS.values())]]
     cells += [[name, *(format(row[key], style) for key, (_, style) in COLUMNS.items())] for name, row in rows.items()]
+    return markdown(cells)
+
+
+def markdown(cells: list[list[str]]) -> str:
+    """Lines of cells as a Markdown table, the first its head and the first column its names, aligned for the terminal."""
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     rule = ["-" * widths[0], *("-" * (width - 1) + ":" for width in widths[1:])]
     lines = [[line[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(line[1:], widths[1:], strict=True))] for line in cells]

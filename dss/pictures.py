@@ -3,22 +3,26 @@
 Colours are sRGB. Light is computed linearly, in the camera's frame: x right, y up, z towards the viewer.
 """
 
+import shutil
+import subprocess
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from dss.errors import InputError
 from dss.files import replacing
 
-INK, PALE, PAPER = (32, 36, 42), (104, 112, 122), (255, 255, 255)
-HUES = np.array(  # of a scale, from low to high: viridis, ten stops
+INK, PALE, PAPER, ALARM = (32, 36, 42), (104, 112, 122), (255, 255, 255), (224, 30, 55)
+RISING = np.array(  # colours of a scale, from low to high: viridis, ten stops
     [
         *((68, 1, 84), (72, 40, 120), (62, 74, 137), (49, 104, 142), (38, 130, 142)),
         *((31, 158, 137), (53, 183, 121), (110, 206, 88), (181, 222, 43), (253, 231, 37)),
     ]
 )
+SIGNED = np.array([(24, 84, 122), (90, 150, 183), (178, 210, 226), (253, 250, 244), (250, 211, 165), (232, 150, 84), (178, 88, 28)])
 
 
 @dataclass(frozen=True)
@@ -28,6 +32,7 @@ class Scale:
     low: float
     high: float
     label: str  # quantity and unit
+    colours: np.ndarray = field(default_factory=lambda: RISING, repr=False)  # (k, 3) sRGB, evenly spaced from low to high
 
 
 def normal_map(normal: np.ndarray, hit: np.ndarray, background: float = 1.0) -> np.ndarray:
@@ -55,11 +60,13 @@ def studio(normal: np.ndarray, view: np.ndarray, hit: np.ndarray) -> np.ndarray:
 
 
 def colorized(values: np.ndarray, scale: Scale) -> np.ndarray:
-    """Numbers (h, w) in the colours of the scale; those beyond its ends take the end's colour, NaN is left white."""
+    """Numbers (h, w) in the colours of the scale; those beyond its ends take the end's colour. NaN, for nothing there, is
+    white; infinity, for something wrong there, red."""
     share = ((np.nan_to_num(values) - scale.low) / max(scale.high - scale.low, 1e-12)).clip(0, 1)
-    stops = np.linspace(0, 1, len(HUES))
-    image = np.stack([np.interp(share, stops, HUES[:, channel]) for channel in range(3)], -1)
-    return np.where(np.isnan(values)[..., None], PAPER, image.round()).astype(np.uint8)
+    stops = np.linspace(0, 1, len(scale.colours))
+    image = np.stack([np.interp(share, stops, scale.colours[:, channel]) for channel in range(3)], -1)
+    image = np.where(np.isposinf(values)[..., None], ALARM, image.round())
+    return np.where(np.isnan(values)[..., None], PAPER, image).astype(np.uint8)
 
 
 def contact_sheet(
@@ -90,6 +97,33 @@ def save_png(path: Path | str, image: np.ndarray) -> None:
     """Write (h, w, 3) or (h, w) uint8; the bytes depend on the picture alone."""
     with replacing(path) as temporary:
         Image.fromarray(image).save(temporary, compress_level=6)
+
+
+def save_animation(path: Path | str, images: Sequence[np.ndarray], seconds: float) -> None:
+    """Write pictures of one shape as an endless loop of this length; the suffix chooses WebP, GIF or MP4.
+
+    Raises InputError where MP4 is asked for and ffmpeg is not installed.
+    """
+    with replacing(path) as temporary:
+        if temporary.suffix == ".mp4":
+            _encode_mp4(temporary, images, len(images) / seconds)
+            return
+        first, *rest = (Image.fromarray(image) for image in images)
+        options = {"quality": 85, "method": 4} if temporary.suffix == ".webp" else {"disposal": 1}
+        first.save(temporary, save_all=True, append_images=rest, duration=round(1000 * seconds / len(images)), loop=0, **options)
+
+
+def _encode_mp4(path: Path, images: Sequence[np.ndarray], rate: float) -> None:
+    encoder = shutil.which("ffmpeg")
+    if not encoder:
+        raise InputError(f"{path.suffix}: ffmpeg is not installed; install it, or choose webp")
+    height, width = (side // 2 * 2 for side in images[0].shape[:2])  # the format takes even sides only
+    raw = ["-f", "rawvideo", "-pix_fmt", "rgb24", "-s", f"{width}x{height}", "-r", f"{rate:.3f}", "-i", "-"]
+    command = [encoder, "-y", "-loglevel", "error", *raw, "-pix_fmt", "yuv420p", "-crf", "18", "-bitexact", str(path)]
+    frames = b"".join(image[:height, :width].tobytes() for image in images)
+    done = subprocess.run(command, input=frames, capture_output=True)
+    if done.returncode:
+        raise InputError(f"{path.suffix}: ffmpeg failed ({done.stderr.decode(errors='replace').strip()[:200]}); choose webp")
 
 
 def _draw_bar(sheet: Image.Image, scale: Scale, place: tuple[int, int, int]) -> None:

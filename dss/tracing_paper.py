@@ -17,6 +17,8 @@ ITERATIONS = 256
 INSET = 1e-6  # by which an interval is shortened at both ends
 PROBE = 1 / 192  # of the central differences that make the normals
 
+Distance = Callable[[Tensor], Tensor]  # of points (n, 3), giving (n,)
+
 
 @dataclass(frozen=True)
 class PaperHits(Hits):
@@ -36,9 +38,11 @@ def trace_paper(field: Field, origins: Tensor, directions: Tensor) -> PaperHits:
 
 
 @torch.no_grad()
-def trace_exact(distance: Callable[[Tensor], Tensor], origins: Tensor, directions: Tensor) -> Hits:
-    """The paper's ground truth: sphere tracing of an exact distance from the cube's face, normals by the same differences."""
-    return Hits.joined([_trace_exact(distance, *rays) for rays in zip(origins.split(RAYS), directions.split(RAYS), strict=True)])
+def trace_exact(step: Distance, sdf: Distance, origins: Tensor, directions: Tensor) -> Hits:
+    """The paper's ground truth: sphere tracing by `step` from where rays from outside the solid enter the cube; normals by
+    central differences of `sdf`. `step` may be unsigned, and so cheaper: an exact distance never leads into the solid."""
+    pairs = zip(origins.split(RAYS), directions.split(RAYS), strict=True)
+    return Hits.joined([_trace_exact(step, sdf, *rays) for rays in pairs])
 
 
 def _trace(field: Field, origins: Tensor, directions: Tensor) -> PaperHits:
@@ -90,7 +94,7 @@ def _choose(ray: Tensor, t: Tensor, entry: Tensor, count: int) -> Tensor:
     return torch.full((count,), -1, device=ray.device).scatter(0, ray[best], best)
 
 
-def _trace_exact(distance: Callable[[Tensor], Tensor], origins: Tensor, directions: Tensor) -> Hits:
+def _trace_exact(step: Distance, sdf: Distance, origins: Tensor, directions: Tensor) -> Hits:
     near, far = cube(origins, directions)
     steps = torch.zeros(len(origins), dtype=torch.int64, device=origins.device)
     t, hit = near.clone(), torch.zeros_like(near, dtype=torch.bool)
@@ -99,7 +103,7 @@ def _trace_exact(distance: Callable[[Tensor], Tensor], origins: Tensor, directio
     for iteration in range(ITERATIONS):
         if not len(rays):
             break
-        value = distance(origins[rays] + t[rays, None] * directions[rays])
+        value = step(origins[rays] + t[rays, None] * directions[rays])
         steps[rays] += 1
         if iteration == 0:
             initial[rays] = value  # the reference code never renews the earlier of the two distances that it averages
@@ -108,12 +112,12 @@ def _trace_exact(distance: Callable[[Tensor], Tensor], origins: Tensor, directio
         hit[rays[close]] = True
         rays = rays[~close & (t[rays] < far[rays])]
     normal = torch.zeros_like(origins)
-    normal[hit] = _differences(distance, origins[hit] + t[hit, None] * directions[hit])
+    normal[hit] = _differences(sdf, origins[hit] + t[hit, None] * directions[hit])
     return Hits(hit, torch.where(hit, t, torch.inf), normal, steps)
 
 
-def _differences(distance: Callable[[Tensor], Tensor], points: Tensor) -> Tensor:
+def _differences(sdf: Distance, points: Tensor) -> Tensor:
     """Unit normals (n, 3) by central differences."""
-    step = PROBE * torch.eye(3, device=points.device)
-    slope = torch.stack([distance(points + axis) - distance(points - axis) for axis in step], 1) / (2 * PROBE)
+    probes = PROBE * torch.eye(3, device=points.device)
+    slope = torch.stack([sdf(points + probe) - sdf(points - probe) for probe in probes], 1) / (2 * PROBE)
     return torch.nn.functional.normalize(slope, dim=1, eps=1e-5)

@@ -1,5 +1,6 @@
 """Fixtures that every test module may use."""
 
+import json
 import os
 from pathlib import Path
 
@@ -7,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 import trimesh
+from PIL import Image
 
 
 @pytest.fixture(scope="session")
@@ -46,3 +48,18 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     skipped = sum("cuda" in report.keywords for report in terminalreporter.getreports("skipped"))
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else "no device"
     terminalreporter.write_line(f"CUDA: {device}, {skipped} CUDA tests skipped")
+
+
+@pytest.fixture
+def scene(tmp_path: Path) -> Path:
+    """A NeRF-synthetic scene of three 24 x 16 RGBA test images: blocks of colour, and a transparent border."""
+    folder = tmp_path / "scene"
+    (folder / "test").mkdir(parents=True)
+    frames = []
+    for index in range(3):
+        pixels = np.zeros((16, 24, 4), np.uint8)
+        pixels[2:-2, 2:-2] = np.random.default_rng(index).integers(0, 256, (3, 5, 4), np.uint8).repeat(4, 0).repeat(4, 1)
+        Image.fromarray(pixels).save(folder / "test" / f"r_{index}.png")
+        frames.append({"file_path": f"./test/r_{index}", "transform_matrix": np.eye(4).tolist()})
+    (folder / "transforms_test.json").write_text(json.dumps({"camera_angle_x": 0.7, "frames": frames}))
+    return folder

@@ -3,7 +3,7 @@ import pytest
 from PIL import Image
 
 from dss.errors import InputError
-from dss.pictures import HUES, Scale, colorized, contact_sheet, headlight, normal_map, save_png, studio
+from dss.pictures import ALARM, RISING, Scale, colorized, contact_sheet, headlight, normal_map, save_png, studio
 
 
 def ball(size=32):
@@ -44,9 +44,9 @@ def test_headlight_grey_is_srgb_of_the_cosine():
 
 
 def test_colorized():
-    image = colorized(np.array([[0.0, 2.0, 5.0, -1.0, np.nan, 1.0]]), Scale(0, 2, ""))
-    assert (image[0, [0, 3]] == HUES[0]).all() and (image[0, [1, 2]] == HUES[-1]).all()
-    assert (image[0, 4] == 255).all() and (np.abs(image[0, 5] - (HUES[4] + HUES[5]) / 2) <= 0.5).all()
+    image = colorized(np.array([[0.0, 2.0, 5.0, -1.0, np.nan, 1.0, np.inf]]), Scale(0, 2, ""))
+    assert (image[0, [0, 3]] == RISING[0]).all() and (image[0, [1, 2]] == RISING[-1]).all()
+    assert (image[0, 4] == 255).all() and tuple(image[0, 6]) == ALARM and (np.abs(image[0, 5] - (RISING[4] + RISING[5]) / 2) <= 0.5).all()
     assert colorized(np.ones((2, 2)), Scale(1, 1, "")).shape == (2, 2, 3)
 
 
@@ -55,7 +55,7 @@ def test_contact_sheet_holds_every_picture(count):
     images = [np.full((8, 12, 3), (index * 8, 0, 255), np.uint8) for index in range(count)]
     sheet = contact_sheet(images, [str(index) for index in range(count)], "title", "subtitle", Scale(0, 1, "units"), tile=60)
     colours = {tuple(pixel) for pixel in np.unique(sheet.reshape(-1, 3), axis=0)}
-    assert all((index * 8, 0, 255) in colours for index in range(count)) and tuple(HUES[0]) in colours
+    assert all((index * 8, 0, 255) in colours for index in range(count)) and tuple(RISING[0]) in colours
 
 
 def test_png_is_deterministic_and_exact(tmp_path):

@@ -1,3 +1,4 @@
+import shutil
 import sys
 
 import numpy as np
@@ -9,6 +10,8 @@ import render
 from dss import cli
 from dss.config import Config, FieldConfig
 from dss.fields import build
+from dss.mesh import load_mesh
+from dss.pictures import ALARM
 from dss.run import Source, save_field
 from dss.shell import DualShell
 
@@ -53,24 +56,68 @@ def test_renders_views_and_a_sheet_the_same_each_time(script, run, tmp_path):
     assert image.shape == (40, 40, 3) and (image[0] == 255).all() and (image[20, 20] != 255).any()
 
 
-@pytest.mark.parametrize("mode", ["shaded", "depth", "steps"])
+@pytest.mark.parametrize("mode", ["shaded", "headlight", "normal", "depth"])
 def test_mesh_alone(script, tmp_path, ball, mode):
     ball.export(tmp_path / "ball.ply")
-    code, last, error = script("--mesh", tmp_path / "ball.ply", "--views", 1, "--size", 32, "--mode", mode, "--out", tmp_path)
+    code, _, error = script("--mesh", tmp_path / "ball.ply", "--views", 1, "--size", 32, "--mode", mode, "--out", tmp_path)
     assert code == 0, error
     image = np.asarray(Image.open(tmp_path / f"{mode}_000.png"))
-    ys, xs = np.mgrid[:32, :32] - 15.5
-    inside = np.hypot(xs, ys) < 14  # of the ball's disc
-    assert (image[~inside & (np.hypot(xs, ys) > 17)] == 255).all() if mode != "steps" else True
-    assert (image[inside] != 255).any(-1).all()
+    y, x = np.mgrid[:32, :32] - 15.5
+    distance = np.hypot(x, y)
+    assert (image[distance > 17] == 255).all() and (image[distance < 14] != 255).any(-1).all()
+
+
+@pytest.mark.parametrize("mode", ["depth", "steps", "slice", "shell"])
+def test_modes_of_a_run(script, run, tmp_path, mode):
+    code, _, error = script(run, "--views", 3, "--size", 24, "--mode", mode, "--out", tmp_path)
+    assert code == 0, error
+    images = [np.asarray(Image.open(tmp_path / f"{mode}_{index:03d}.png")) for index in range(3)]
+    assert all(len(np.unique(image.reshape(-1, 3), axis=0)) > 5 for image in images)
+
+
+def test_error_of_a_run(script, tmp_path, ball):
+    """A shell whose field is the true distance to the ball: no error, but where only one of the two is hit."""
+    path = tmp_path / "ball.ply"
+    ball.export(path)
+    mesh = load_mesh(path)
+    config = Config(field=FieldConfig(latent=1, width=4, owner="smallest"))
+    field = build(config.field, DualShell(torch.zeros(1, 3), torch.tensor([0.8]), torch.tensor([1.0])))
+    for parameter in field.mlp[-1].parameters():
+        torch.nn.init.zeros_(parameter)  # what is left is the distance to the sphere midway
+    folder = tmp_path / "run"
+    save_field(folder, field, config, Source(str(tmp_path / "moved.ply"), mesh.sha256, tuple(mesh.center), mesh.scale))
+    code, _, error = script(folder, "--mode", "error", "--views", 1, "--size", 24)
+    assert code == 2 and "moved.ply, which is not there; name it with --mesh" in error
+    code, _, error = script(folder, "--mode", "error", "--views", 1, "--size", 24, "--mesh", path)
+    assert code == 0, error
+    image = np.asarray(Image.open(folder / "pictures" / "error_000.png"))
+    assert (image == ALARM).all(-1).mean() < 0.05 and (image != 255).any(-1).mean() > 0.4
+
+
+@pytest.mark.parametrize("kind", ["webp", "gif", "mp4"])
+def test_animation(script, run, tmp_path, kind):
+    if kind == "mp4" and not shutil.which("ffmpeg"):
+        code, _, error = script(run, "--views", 2, "--size", 16, "--animate", kind, "--out", tmp_path)
+        assert code == 2 and "ffmpeg is not installed" in error
+        return
+    for folder in ("first", "second"):
+        code, _, error = script(run, "--views", 4, "--size", 16, "--animate", kind, "--out", tmp_path / folder)
+        assert code == 0, error
+    first, second = (tmp_path / folder / f"shaded.{kind}" for folder in ("first", "second"))
+    assert first.read_bytes() == second.read_bytes()
+    if kind != "mp4":
+        with Image.open(first) as animation:
+            animation.load()
+            assert animation.n_frames == 4 and animation.info["duration"] == 1500 and animation.info["loop"] == 0
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ([], "either a run folder, or --mesh"),
+        ([], "name a run folder, or --mesh"),
         (["nowhere"], "not a run folder"),
         (["--mesh", "nowhere.obj"], "no such file"),
+        (["--mesh", "demo", "--mode", "shell"], "a mesh alone has none"),
         (["--mesh", "demo", "--views", "0"], "--views 0"),
         (["--mesh", "demo", "--size", "0"], "--size 0"),
         (["--mesh", "demo", "--size", "10000000"], "GiB of memory"),

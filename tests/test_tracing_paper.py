@@ -69,7 +69,7 @@ def test_close_to_the_exact_tracer(distance):
     field = Analytic(distance, shell_of(distance))
     origins, directions = camera_rays(96)
     exact = trace(field, origins, directions)
-    for hits in (trace_paper(field, origins, directions), trace_exact(distance, origins, directions)):
+    for hits in (trace_paper(field, origins, directions), trace_exact(distance, distance, origins, directions)):
         assert (hits.hit != exact.hit).float().mean() < 0.01
         both = hits.hit & exact.hit
         assert distance(origins + hits.t[:, None] * directions)[both].abs().max() < 5 * EPSILON
@@ -86,11 +86,11 @@ def test_whole_intervals_reach_the_far_side():
 def test_differences_round_an_edge():
     """Across a box's edge the normals turn within one probe, as in the paper's pictures."""
     origins = torch.tensor([[0.1, 0.4 - offset, 2.0] for offset in (0.2, PROBE / 2)])
-    hits = trace_exact(box(), origins, torch.tensor([[0.0, 0, -1]]).expand_as(origins))
+    hits = trace_exact(box(), box(), origins, torch.tensor([[0.0, 0, -1]]).expand_as(origins))
     assert hits.hit.all() and hits.normal[0, 2] > 0.999 and 0.6 < hits.normal[1, 2] < 0.999
 
 
 def test_no_rays():
     empty = torch.zeros(0, 3)
     assert len(trace_paper(Analytic(sphere(), shell_of(sphere())), empty, empty).hit) == 0
-    assert len(trace_exact(sphere(), empty, empty).hit) == 0
+    assert len(trace_exact(sphere(), sphere(), empty, empty).hit) == 0

@@ -1,0 +1,98 @@
+"""Pictures of a mesh itself: what those of a field are compared with.
+
+By ray casting, which shows the true surface, or in the paper's way, by sphere tracing the exact distance with normals by
+central differences, which rounds every edge (dss.md, section 7). Kept in a cache, one file per mesh, method and camera.
+"""
+
+import hashlib
+import os
+import zipfile
+import zlib
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+import trimesh
+from scipy import sparse
+
+from dss.distance import MeshDistance
+from dss.files import replacing
+from dss.frame import Frame
+from dss.rays import Camera
+from dss.tracing import Hits
+from dss.tracing_paper import trace_exact
+
+VERSION = 1  # of the cached frames: raise it when a renderer here changes
+CREASE = 40.0  # degrees between faces, beyond which smooth normals keep an edge
+
+Method = Literal["paper", "faces", "smooth"]
+
+
+def see(distance: MeshDistance, camera: Camera, method: Method) -> Frame:
+    """What the camera sees of the mesh: sphere traced as in the `paper`, or cast with the normals of its `faces`, or with
+    `smooth` ones, interpolated except across creases."""
+    origins, directions = camera.rays(distance.device)
+    if method == "paper":
+        hits = trace_exact(lambda points: (distance.closest(points)[0] - points).norm(dim=1), distance.sdf, origins, directions)
+    else:
+        t, face = distance.raycast(origins, directions)
+        hit, normal = t.isfinite(), torch.zeros_like(origins)
+        normal[hit] = distance.normals[face[hit]]
+        if method == "smooth":
+            points = origins[hit] + t[hit, None] * directions[hit]
+            normal[hit] = torch.from_numpy(smooth_normals(distance, points.cpu().numpy(), face[hit].cpu().numpy())).to(normal)
+        hits = Hits(hit, t, normal, torch.zeros_like(face))
+    return Frame.of(camera, directions, hits)
+
+
+def cached(distance: MeshDistance, camera: Camera, method: Method, folder: Path | None = None) -> Frame:
+    """`see`, remembered in `folder` (default: $DSS_CACHE, or dss in the user's cache). A damaged file is made again."""
+    path = (folder or cache_folder()) / "truth" / f"{_key(distance, camera, method)}.npz"
+    shape = (camera.height, camera.width)
+    try:
+        with np.load(path, allow_pickle=False) as stored:
+            hit = np.unpackbits(stored["hit"], count=shape[0] * shape[1]).astype(bool)
+            t, normal = np.full(hit.shape, np.inf, np.float32), np.zeros((*hit.shape, 3), np.float32)
+            t[hit], normal[hit] = stored["t"], stored["normal"]
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error):
+        frame = see(distance, camera, method)
+        with replacing(path) as temporary:
+            np.savez(temporary, hit=np.packbits(frame.hit), t=frame.t[frame.hit], normal=frame.normal[frame.hit])
+        return frame
+    hits = Hits(*(torch.from_numpy(value) for value in (hit, t, normal)), torch.zeros(len(hit), dtype=torch.int64))
+    return Frame.of(camera, camera.rays()[1], hits)
+
+
+def cache_folder() -> Path:
+    """Where what can be computed again is kept."""
+    return Path(os.environ.get("DSS_CACHE") or Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "dss"))
+
+
+def smooth_normals(distance: MeshDistance, points: np.ndarray, face: np.ndarray) -> np.ndarray:
+    """Unit normals (n, 3) at points (n, 3) on faces (n,), interpolated between those of the corners."""
+    weights = trimesh.triangles.points_to_barycentric(distance.vertices[distance.faces[face]], points, method="cross")
+    normal = (weights.clip(0)[..., None] * corner_normals(distance.vertices, distance.faces)[face]).sum(1)
+    return normal / np.linalg.norm(normal, axis=1, keepdims=True).clip(1e-12)
+
+
+def corner_normals(vertices: np.ndarray, faces: np.ndarray) -> np.ndarray:
+    """A normal for each corner of each face (f, 3, 3): the mean, by area, over the faces around the vertex that meet this
+    one at less than CREASE."""
+    a, b, c = (vertices[faces[:, corner]] for corner in range(3))
+    area = np.cross(b - a, c - a)
+    unit = area / np.linalg.norm(area, axis=1, keepdims=True).clip(1e-300)
+    corners = np.arange(faces.size)
+    around = sparse.csr_matrix((np.ones(faces.size, bool), (corners, faces.ravel())), (faces.size, len(vertices)))
+    one, other = (around @ around.T).nonzero()
+    alike = (unit[one // 3] * unit[other // 3]).sum(1) > np.cos(np.radians(CREASE))
+    total = sparse.csr_matrix((np.ones(alike.sum()), (one[alike], other[alike] // 3)), (faces.size, len(faces))) @ area
+    return (total / np.linalg.norm(total, axis=1, keepdims=True).clip(1e-300)).reshape(*faces.shape, 3)
+
+
+def _key(distance: MeshDistance, camera: Camera, method: Method) -> str:
+    """A name for what `see` depends on."""
+    digest = hashlib.sha256(f"{VERSION} {method} {camera.fov} {camera.width} {camera.height} {camera.inclusive}".encode())
+    for array in (camera.pose.numpy(), distance.vertices, distance.faces):
+        digest.update(np.ascontiguousarray(array).tobytes())
+    return digest.hexdigest()[:32]
