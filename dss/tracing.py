@@ -12,7 +12,6 @@ from torch import Tensor
 
 from dss import ops
 from dss.fields.base import Field
-from dss.shell import PAIRS, DualShell
 
 RAYS = 1 << 16  # rays marched together: bounds memory
 FLOOR = 2e-4  # least step, so that a ray grazing the surface at less than this distance gets past it
@@ -53,44 +52,6 @@ def cube(origins: Tensor, directions: Tensor) -> tuple[Tensor, Tensor]:
     """Where rays are inside [-1, 1]^3, ahead of their origin: near (n,) and far (n,); near >= far where they never are."""
     sides = torch.stack([(-1 - origins) / directions, (1 - origins) / directions]).nan_to_num(nan=torch.inf)
     return sides.amin(0).amax(1).clamp(min=0), sides.amax(0).amin(1)
-
-
-def intervals(
-    shell: DualShell, origins: Tensor, directions: Tensor, cut: bool = True
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Valid intervals of n rays: ray (m,) and sphere (m,) int64, start (m,) and end (m,), and `stop` (n,).
-
-    An interval lies in one outer sphere, from t = 0 on, and before `stop`, where the ray enters its first inner sphere
-    (inf: none). Sorted by ray, then by start. An origin inside an inner sphere has stop = 0. Without `cut`, an interval
-    that starts before `stop` goes on to the outer sphere's far side, as in the paper.
-    """
-    parts, stops = [], []
-    count = max(1, PAIRS // len(shell))
-    centers, inner, outer = shell.centers.double(), shell.inner_radii.double(), shell.outer_radii.double()  # float32 blurs tangency
-    for first in range(0, max(1, len(origins)), count):
-        origin, direction = (rays[first : first + count].double() for rays in (origins, directions))
-        along = direction @ centers.T - (origin * direction).sum(1, keepdim=True)
-        square = origin.square().sum(1, keepdim=True) + centers.square().sum(1) - 2 * origin @ centers.T - along.square()
-
-        def crossings(radii: Tensor, along: Tensor = along, square: Tensor = square) -> tuple[Tensor, ...]:
-            """Ray, sphere, entry and exit wherever one of the spheres is crossed ahead, by ray."""
-            ray, sphere = (square < radii.square()).nonzero(as_tuple=True)
-            middle, half = along[ray, sphere], (radii.square()[sphere] - square[ray, sphere]).sqrt()
-            ahead = middle + half > 0
-            return tuple(item[ahead] for item in (ray, sphere, (middle - half).clamp(min=0), middle + half))
-
-        ray, _, start, _ = crossings(inner)
-        stop = origin.new_full((len(origin),), torch.inf).scatter_reduce(0, ray, start, "amin")
-        ray, sphere, start, end = crossings(outer)
-        before = start < stop[ray]
-        ray, sphere, start, end = ray[before], sphere[before], start[before], end[before]
-        if cut:
-            end = end.minimum(stop[ray])
-        order = start.argsort(stable=True)
-        order = order[ray[order].argsort(stable=True)]
-        parts.append((ray[order] + first, sphere[order], start[order].float(), end[order].float()))
-        stops.append(stop.float())
-    return *(torch.cat(part) for part in zip(*parts, strict=True)), torch.cat(stops)
 
 
 def _fused(field: Field, network: ops.Network, origins: Tensor, directions: Tensor) -> Hits:
@@ -156,9 +117,10 @@ def _domain(field: Field, origins: Tensor, directions: Tensor) -> tuple[Tensor, 
         starts, ends = torch.where(near < far, near, torch.inf)[:, None], far[:, None]
         stop = torch.full_like(near, torch.inf)
     else:
-        ray, _, start, end, stop = intervals(field.shell, origins, directions)
-        counts = torch.bincount(ray, minlength=len(origins))
-        place = torch.arange(len(ray), device=ray.device) - (counts.cumsum(0) - counts)[ray]
+        offsets, start, end, _, stop = ops.shell_intervals(field.shell.packed, origins, directions)
+        counts = offsets.diff()
+        ray = torch.arange(len(origins), device=origins.device).repeat_interleave(counts)
+        place = torch.arange(len(ray), device=ray.device) - offsets[ray]
         starts = origins.new_full((len(origins), int(counts.max()) if len(ray) else 1), torch.inf)
         ends = -starts
         starts[ray, place], ends[ray, place] = start, end

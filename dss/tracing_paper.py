@@ -9,8 +9,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from dss import ops
 from dss.fields.base import Field
-from dss.tracing import RAYS, Hits, cube, intervals
+from dss.tracing import RAYS, Hits, cube
 
 EPSILON = 3e-4  # a hit: |d| less than this, or the mean of two successive d less than five times this
 ITERATIONS = 256
@@ -47,9 +48,12 @@ def trace_exact(step: Distance, sdf: Distance, origins: Tensor, directions: Tens
 
 def _trace(field: Field, origins: Tensor, directions: Tensor) -> PaperHits:
     count = len(origins)
-    ray, sphere, entry, exit, _ = intervals(field.shell, origins, directions, cut=False)
-    ahead = entry > 0  # the reference code ignores the spheres around the origin
-    ray, sphere, entry, exit = ray[ahead], sphere[ahead], entry[ahead] + INSET, exit[ahead] - INSET
+    offsets, entry, _, sphere, _ = ops.shell_intervals(field.shell.packed, origins, directions)
+    ray = torch.arange(count, device=origins.device).repeat_interleave(offsets.diff())
+    middle = ((field.shell.centers[sphere] - origins[ray]) * directions[ray]).sum(1)
+    entry, exit = entry + INSET, 2 * middle - entry - INSET  # the sphere's far side: the paper does not cut at the inner sphere
+    ahead = entry > INSET  # the reference code ignores the spheres around the origin
+    ray, sphere, entry, exit = ray[ahead], sphere[ahead], entry[ahead], exit[ahead]
 
     def query(items: Tensor, t: Tensor) -> Tensor:
         return field(origins[ray[items]] + t[:, None] * directions[ray[items]], sphere[items])

@@ -2,8 +2,7 @@ import pytest
 import torch
 from test_tracing import Analytic, box, camera_rays, shell_of, sphere, torus
 
-from dss.shell import DualShell
-from dss.tracing import intervals, trace
+from dss.tracing import trace
 from dss.tracing_paper import EPSILON, PROBE, trace_exact, trace_paper
 
 
@@ -74,13 +73,6 @@ def test_close_to_the_exact_tracer(distance):
         both = hits.hit & exact.hit
         assert distance(origins + hits.t[:, None] * directions)[both].abs().max() < 5 * EPSILON
         assert (hits.normal * exact.normal).sum(1)[both].median() > 0.9995
-
-
-def test_whole_intervals_reach_the_far_side():
-    shell = DualShell(torch.zeros(1, 3), torch.tensor([0.3]), torch.tensor([0.5]))
-    ray = torch.tensor([[3.0, 0, 0]]), torch.tensor([[-1.0, 0, 0]])
-    torch.testing.assert_close(intervals(shell, *ray)[3], torch.tensor([2.7]))
-    torch.testing.assert_close(intervals(shell, *ray, cut=False)[3], torch.tensor([3.5]))
 
 
 def test_differences_round_an_edge():
