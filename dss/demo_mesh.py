@@ -25,11 +25,11 @@ EXTENT = np.array([0.803, 0.803, 0.943])  # half edges of the box around the obj
 
 @dataclass(frozen=True)
 class Points:
-    """Points in cylindrical coordinates: radius, angle, height, each (n,)."""
+    """Points in cylindrical coordinates."""
 
-    r: np.ndarray
-    t: np.ndarray
-    z: np.ndarray
+    r: np.ndarray  # (n,) distance from the axis
+    t: np.ndarray  # (n,) angle, radians
+    z: np.ndarray  # (n,) height
 
 
 def demo_mesh() -> trimesh.Trimesh:
@@ -71,11 +71,6 @@ def _union(blend: float, *distances: np.ndarray) -> np.ndarray:
         return np.minimum(a, b) - np.maximum(blend - np.abs(a - b), 0) ** 2 / (4 * blend)
 
     return reduce(pair, distances)
-
-
-def _cut(blend: float, *distances: np.ndarray) -> np.ndarray:
-    """Intersection with rounded edges."""
-    return -_union(blend, *(-distance for distance in distances))
 
 
 def _between(z: np.ndarray, low: float, high: float) -> np.ndarray:
@@ -130,7 +125,7 @@ def _bowl(p: Points) -> np.ndarray:
     spiral = np.arctanh(np.clip(np.sin(latitude), -0.99, 0.99))
     scales = np.sqrt((1.03 + np.cos(10 * (p.t + spiral))) * (1.03 + np.cos(10 * (p.t - spiral)))) / 2
     relief = 0.022 * scales * _share(np.cos(latitude), 0.15, 0.45)
-    return _union(0.02, _cut(0.02, 0.8 * (radius - 0.335 - relief), p.z + 0.015), _rope(p, 0.335, -0.02, 0.036, 21))
+    return _union(0.02, np.maximum(0.8 * (radius - 0.335 - relief), p.z + 0.015), _rope(p, 0.335, -0.02, 0.036, 21))
 
 
 def _petals(p: Points) -> np.ndarray:
