@@ -190,7 +190,9 @@ class TestBadFiles:
         assert "no such file" in message(tmp_path / "folder.ply")
 
     @pytest.mark.parametrize("extension", FORMATS)
-    @pytest.mark.parametrize("content", [b"", b"hello\nthis is no mesh\n", np.random.default_rng(0).bytes(5000)], ids=["empty", "text", "garbage"])
+    @pytest.mark.parametrize(
+        "content", [b"", b"hello\nthis is no mesh\n", np.random.default_rng(0).bytes(5000)], ids=["empty", "text", "garbage"]
+    )
     def test_not_a_mesh(self, tmp_path, extension, content):
         path = tmp_path / f"bad.{extension}"
         path.write_bytes(content)
