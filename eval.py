@@ -12,7 +12,7 @@ from dss import cli
 from dss.errors import InputError
 from dss.files import replacing
 from dss.mesh import load_mesh
-from dss.mesher import export, extract
+from dss.mesher import check_suffix, export, extract
 from dss.metrics import average, evaluate, load_prediction, table
 from dss.run import load_run
 
@@ -25,8 +25,10 @@ def main() -> None:
     options.add_argument("--resolution", type=int, default=256, help="marching-cubes cells per edge of [-1, 1]^3")
     options.add_argument("--export", type=Path, help="write the field's mesh, in the input's units: .ply, .obj or .stl")
     args = options.parse_args()
-    if args.export and len(args.run) > 1:
-        raise InputError(f"--export {args.export}: takes one run, got {len(args.run)}")
+    if args.export:
+        check_suffix(args.export)
+        if len(args.run) > 1:
+            raise InputError(f"--export {args.export}: takes one run, got {len(args.run)}")
     device = cli.pick_device(args.device)
 
     rows = {}
@@ -39,7 +41,7 @@ def main() -> None:
         else:
             run = load_run(path, device)
             truth = run.load_mesh(args.mesh)
-            mesh, field, stored = extract(run.field, args.resolution), run.field, run.field_path
+            mesh, field, stored = extract(run.field, args.resolution, str(path)), run.field, run.field_path
         if args.export:
             export(mesh, args.export, truth.center, truth.scale)
         rows[str(path)] = evaluate(mesh, truth, stored, field, device)

@@ -26,7 +26,7 @@ FORMATS = {  # the file types that `export` writes, with what pymeshlab is to le
 }
 
 
-def extract(field: Field, resolution: int = 256) -> trimesh.Trimesh:
+def extract(field: Field, resolution: int = 256, name: str = "the field") -> trimesh.Trimesh:
     """The zero set of `field.sdf` in the normalised frame: closed, faces counter-clockwise seen from outside.
 
     `resolution`: cells per edge of [-1, 1]^3; the lattice reaches a little further, and its outermost nodes count as
@@ -36,7 +36,7 @@ def extract(field: Field, resolution: int = 256) -> trimesh.Trimesh:
     field hides between centres are lost. Vertices are then moved along their lattice edges onto the zero set.
     Memory: about 6 bytes per node, 1 GB at 512.
 
-    Raises InputError where the field has no zero crossing or is not finite, or the resolution is out of range.
+    Raises InputError, naming the field `name`, where it has no zero crossing or is not finite; or on a resolution out of range.
     """
     if not 8 <= resolution <= 1024:
         raise InputError(f"resolution {resolution}: must lie in 8 to 1024, where the lattice takes 8 GB of memory")
@@ -45,11 +45,13 @@ def extract(field: Field, resolution: int = 256) -> trimesh.Trimesh:
     volume = np.empty((count * BLOCKS[0],) * 3, np.float32)
     blocks = torch.cartesian_prod(*[torch.arange(count, device=field.device)] * 3)
     for chunk in tqdm(blocks.split(1 + len(blocks) // 20), "meshing", leave=False, disable=None):
-        _fill(volume, field, chunk, spacing, BLOCKS)
+        if not _fill(volume, field, chunk, spacing, BLOCKS):
+            raise InputError(f"{name}: not finite everywhere; its file is damaged or its fit diverged: fit it again")
     for axis in range(3):
         volume.swapaxes(0, axis)[[0, -1]] = 1
-    if not (volume < 0).any():
-        raise InputError("the field has no surface in [-1, 1]^3 (no zero crossing); fit it again, longer or with another seed")
+    inner = volume[1:-1, 1:-1, 1:-1]
+    if not inner.min() < 0 < inner.max():
+        raise InputError(f"{name}: no surface in [-1, 1]^3 (no zero crossing); fit it again, longer or with another seed")
     # scikit-image's `descent` has the higher values inside; its axes are mirrored, so that it winds ours outwards.
     vertices, faces, _, _ = marching_cubes(volume, 0, gradient_direction="descent")
     _polish(vertices := vertices.astype(np.float64), volume, field, spacing)
@@ -63,9 +65,7 @@ def export(mesh: trimesh.Trimesh, path: Path | str, center: np.ndarray, scale: f
     """
     import pymeshlab
 
-    suffix = Path(path).suffix.lower()
-    if suffix not in FORMATS:
-        raise InputError(f"{path}: cannot write {suffix or 'a file without suffix'}; use one of {', '.join(FORMATS)}")
+    suffix = check_suffix(path)
     meshes = pymeshlab.MeshSet()
     meshes.add_mesh(pymeshlab.Mesh(mesh.vertices * scale + center, mesh.faces))
     with replacing(path) as temporary:
@@ -75,8 +75,19 @@ def export(mesh: trimesh.Trimesh, path: Path | str, center: np.ndarray, scale: f
             raise OSError(str(error).splitlines()[-1]) from error
 
 
-def _fill(volume: np.ndarray, field: Field, blocks: Tensor, spacing: float, sizes: tuple[int, ...]) -> None:
-    """Write the nodes of `blocks` (n, 3), in units of sizes[0] nodes: the field near the surface, else its sign."""
+def check_suffix(path: Path | str) -> str:
+    """The suffix of a path that `export` can write. Raises InputError on another one."""
+    suffix = Path(path).suffix.lower()
+    if suffix not in FORMATS:
+        raise InputError(f"{path}: cannot write {suffix or 'a file without suffix'}; use one of {', '.join(FORMATS)}")
+    return suffix
+
+
+def _fill(volume: np.ndarray, field: Field, blocks: Tensor, spacing: float, sizes: tuple[int, ...]) -> bool:
+    """Write the nodes of `blocks` (n, 3), in units of sizes[0] nodes: the field near the surface, else its sign.
+
+    False where the field is not finite.
+    """
     size, *finer = sizes
     view = volume.reshape([part for nodes in volume.shape for part in (nodes // size, size)])
     # Beyond the block's own nodes (half a diagonal), the cells they share with others must be free of the surface.
@@ -85,16 +96,18 @@ def _fill(volume: np.ndarray, field: Field, blocks: Tensor, spacing: float, size
         centers = ((chunk + 0.5) * size - len(volume) / 2) * spacing
         value = field.sdf(centers)
         if not value.isfinite().all():
-            raise InputError("the field is not finite everywhere; its file is damaged or its fit diverged: fit it again")
+            return False
         if finer:
             near = _clearance(field, centers, value) <= reach
             offsets = torch.cartesian_prod(*[torch.arange(size // finer[0], device=chunk.device)] * 3)
             children = chunk[near, None] * (size // finer[0]) + offsets
-            _fill(volume, field, children.flatten(0, 1), spacing, finer)
+            if not _fill(volume, field, children.flatten(0, 1), spacing, finer):
+                return False
             chunk, value = chunk[~near], value[~near].sign()
         value = torch.where(value < 0, value.clamp(max=-SNAP * spacing), value.clamp(min=SNAP * spacing))
         i, j, k = chunk.T.cpu().numpy()
         view[i, :, j, :, k, :] = value.cpu().numpy()[:, None, None, None]
+    return True
 
 
 def _polish(vertices: np.ndarray, volume: np.ndarray, field: Field, spacing: float) -> None:

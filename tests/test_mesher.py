@@ -122,7 +122,7 @@ def test_any_field_gives_a_closed_mesh():
     assert zeros.is_watertight and zeros.area_faces.min() > 0
 
 
-@pytest.mark.parametrize("formula", [lambda p: ball(p) + 2, lambda p: 0 * ball(p) + 1, lambda p: ball(p) * torch.nan])
+@pytest.mark.parametrize("formula", [lambda p: ball(p) + 2, lambda p: ball(p) - 3, lambda p: 0 * ball(p), lambda p: ball(p) * torch.nan])
 def test_no_surface_is_bad_input(formula):
     with pytest.raises(InputError, match="no surface|not finite"):
         extract(Analytic(formula), 32)
