@@ -62,19 +62,22 @@ def main() -> None:
 
 def prepare(config: Config, folder: Path, device: torch.device) -> None:
     """Everything up to the samples: the part that needs the mesh and its libraries."""
-    from dss import spheres
+    from dss.cover import cover
     from dss.distance import MeshDistance
     from dss.enclosure import build_shell
     from dss.mesh import load_mesh
+    from dss.spheres import farthest
 
     mesh = load_mesh(config.mesh.path, config.mesh.radius)
     print(f"mesh      {mesh.report}")
     distance = MeshDistance(mesh.vertices, mesh.faces, device)
     if (ambiguous := distance.ambiguous_share()) > AMBIGUOUS:
         print(f"warning   inside and outside are ambiguous on {ambiguous:.0%} of the surface: expect a wrong sign there; close the holes")
-    count, farthest = config.spheres.count, config.spheres.method == "farthest"
-    found = spheres.farthest(distance, count, config.spheres.resolution) if farthest else spheres.cover(mesh, distance, count, config.seed)
-    shell = build_shell(mesh.vertices, mesh.faces, *found, config.seed)
+    if config.spheres.method == "farthest":
+        spheres = farthest(distance, config.spheres.count, config.spheres.resolution)
+    else:
+        spheres = cover(distance, config.spheres.count, config.seed)
+    shell = build_shell(mesh.vertices, mesh.faces, *spheres, seed=config.seed)
     print(f"spheres   {len(shell)} by {config.spheres.method}, enclosure certified for every triangle")
     rounds = -(-config.fit.epochs // config.fit.resample)
     seeds = tqdm(range(config.seed, config.seed + rounds), "samples", disable=None, leave=False)

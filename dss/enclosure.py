@@ -12,25 +12,29 @@ from dss.mesh import surface_samples
 from dss.shell import DualShell
 
 SAMPLES = 1_200_000  # surface samples that set the outer radii, dss.md section 3
-PAPER_MARGIN = 1e-4  # added to every outer radius by the paper's code
+MARGIN = 1e-4  # added to every outer radius by the paper's code; here also the least thickness
 ROUNDING = 1e-6  # radii are proven with this much to spare, more than a float32 evaluation of |x - c| < R can lose
 INPUT_ROUNDING = 1e-7  # a mesh file in float32 moves the surface by half of this
 SMALLEST = 1e-4  # longest edge below which an uncovered piece enlarges a sphere instead of being split
 
 
-def build_shell(vertices: np.ndarray, faces: np.ndarray, centers: np.ndarray, radii: np.ndarray, seed: int = 0) -> DualShell:
-    """The dual shell of a mesh (v, 3), (f, 3) for given inner spheres (S, 3), (S,), outer radii certified.
+def build_shell(
+    vertices: np.ndarray, faces: np.ndarray, centers: np.ndarray, radii: np.ndarray, outer: np.ndarray | None = None, seed: int = 0
+) -> DualShell:
+    """The dual shell of a mesh (v, 3), (f, 3) for given inner spheres (S, 3), (S,), enlarged until `certify` finds no leak.
 
-    Each surface sample belongs to the inner sphere with the least |p - c| - r, and an outer sphere reaches its farthest
-    sample plus 1e-4 (dss.md, section 3); then outer spheres are enlarged where `certify` would find a leak.
+    The outer radii (S,) to begin with are those given, or by the paper's rule (dss.md, section 3): each surface sample
+    belongs to the inner sphere with the least |p - c| - r, and an outer sphere reaches its farthest sample plus 1e-4.
     """
     stored = centers.astype(np.float32).astype(np.float64)
     inner = _rounded_down(np.maximum(radii - np.linalg.norm(stored - centers, axis=1), 0))
-    samples, _ = surface_samples(vertices, faces, SAMPLES, seed)
-    gap, owner = nearest_sphere(samples[:, None], stored, inner)
-    thickness = np.zeros(len(inner))
-    np.maximum.at(thickness, owner, gap)
-    outer = inner + thickness + PAPER_MARGIN
+    if outer is None:
+        samples, _ = surface_samples(vertices, faces, SAMPLES, seed)
+        gap, owner = nearest_sphere(samples[:, None], stored, inner)
+        outer = inner.copy()
+        np.maximum.at(outer, owner, inner[owner] + gap)
+        outer += MARGIN
+    outer = np.maximum(outer, inner + MARGIN)
     return DualShell(stored, inner, enclose(vertices[faces], stored, outer - ROUNDING) + 2 * ROUNDING)
 
 

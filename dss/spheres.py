@@ -1,4 +1,4 @@
-"""Key spheres of a solid: `farthest`, the paper's extraction, and `cover`, a greedy cover by medial balls."""
+"""Key spheres of a solid by the paper's extraction."""
 
 import numpy as np
 
