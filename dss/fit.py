@@ -49,6 +49,9 @@ class Training:
                 optimizer.step()
             total += loss.detach() * len(batch)
         self.epoch += 1
+        mean, rate = total.item() / len(samples), self.optimizers[0].param_groups[0]["lr"]
+        if not math.isfinite(mean):
+            return {"loss": mean, "error": mean, "rate": rate, "crossing": False}
         with torch.no_grad():
             chunks = zip(holdout.points.split(CHUNK), holdout.owner.split(CHUNK), strict=True)
             predicted = torch.cat([self.field(*chunk) for chunk in chunks])
@@ -57,7 +60,7 @@ class Training:
             self.plateau.step(error)
             self._set_rate(self.plateau.get_last_lr()[0])
         crossing = bool((predicted < 0).any() and (predicted > 0).any())
-        return {"loss": total.item() / len(samples), "error": error, "rate": self.optimizers[0].param_groups[0]["lr"], "crossing": crossing}
+        return {"loss": mean, "error": error, "rate": rate, "crossing": crossing}
 
     def _loss(self, samples: Samples) -> Tensor:
         mixed = self.config.mixed and self.device.type == "cuda"
