@@ -57,24 +57,29 @@ def winding_kernel(mesh: wp.uint64, points: wp.array(dtype=wp.vec3), winding: wp
     using vec = vec_t<3, double>;
     const Mesh shape = mesh_get(mesh);
     const vec3 rounded(float(point[0]), float(point[1]), float(point[2]));
+    double best = within * within, reach = within + 4e-7;  // the boxes and the point that is held against them are rounded
+    vec_t<4, double> result(0.0, 0.0, 0.0, -1.0);
+    int nodes[BVH_QUERY_STACK_SIZE + 1], count = 0;
+    float gaps[BVH_QUERY_STACK_SIZE + 1];
+    const auto push = [&](int node, float square) {
+        nodes[count] = node;
+        gaps[count++] = square;
+    };
     const auto gap = [&](int node) {
         const BVHPackedNodeHalf low = bvh_load_node(shape.bvh.node_lowers, node), high = bvh_load_node(shape.bvh.node_uppers, node);
         return distance_to_aabb_sq(rounded, vec3(low.x, low.y, low.z), vec3(high.x, high.y, high.z));
     };
-    const double slack = 4e-7;  // the boxes and the point that is held against them are rounded
-    double best = within * within, reach = within + slack;
-    vec_t<4, double> result(0.0, 0.0, 0.0, -1.0);
-    int stack[BVH_QUERY_STACK_SIZE], count = 1;
-    stack[0] = *shape.bvh.root;
+    push(*shape.bvh.root, 0.0f);
     while (count) {
-        const int node = stack[--count];
-        if (gap(node) > reach * reach)
+        if (gaps[--count] > reach * reach)
             continue;
-        const BVHPackedNodeHalf low = bvh_load_node(shape.bvh.node_lowers, node), high = bvh_load_node(shape.bvh.node_uppers, node);
+        const BVHPackedNodeHalf low = bvh_load_node(shape.bvh.node_lowers, nodes[count]);
+        const BVHPackedNodeHalf high = bvh_load_node(shape.bvh.node_uppers, nodes[count]);
         if (!low.b) {
-            const bool left_first = gap(low.i) < gap(high.i);
-            stack[count++] = left_first ? high.i : low.i;
-            stack[count++] = left_first ? low.i : high.i;
+            const float left = gap(low.i), right = gap(high.i);
+            const bool left_first = left < right;
+            push(left_first ? high.i : low.i, left_first ? right : left);
+            push(left_first ? low.i : high.i, left_first ? left : right);
             continue;
         }
         for (int item = low.i; item < high.i; ++item) {
@@ -96,7 +101,7 @@ def winding_kernel(mesh: wp.uint64, points: wp.array(dtype=wp.vec3), winding: wp
                 const double distance = dot(q - point, q - point);
                 if (distance < best) {
                     best = distance;
-                    reach = ::sqrt(best) + slack;
+                    reach = ::sqrt(best) + 4e-7;
                     result = vec_t<4, double>(q[0], q[1], q[2], double(face));
                 }
             }
