@@ -74,6 +74,8 @@ def load_mesh(path: Path | str, radius: float = 0.9) -> Mesh:
     given `radius`. Raises InputError on a file that is not a mesh, or that encloses no volume.
     """
     path = str(path)
+    if not 0 < radius <= 1:
+        raise InputError(f"{path}: cannot be given the radius {radius:g}; choose one above 0 and at most 1, such as 0.9")
     vertices, faces, sha256 = _read(path)
     if not len(faces):
         raise InputError(f"{path}: no faces (a point cloud, a curve, or a damaged file); give a complete triangle mesh")
@@ -183,7 +185,7 @@ def _clean(vertices: np.ndarray, faces: np.ndarray, path: str) -> tuple[np.ndarr
 
     def note(count: int, what: str) -> None:
         if count:
-            repairs.append(f"{count:,} {what}")
+            repairs.append(f"{what}: {count:,}")
 
     before = len(vertices)
     vertices, faces = _filter(vertices, faces, "meshing_remove_duplicate_vertices", "meshing_remove_unreferenced_vertices")
@@ -214,7 +216,7 @@ def _clean(vertices: np.ndarray, faces: np.ndarray, path: str) -> tuple[np.ndarr
         raise no_volume
     if volume < 0:
         faces = faces[:, ::-1].copy()
-        repairs.append("inside out, turned")
+        repairs.append("inside out, so turned")
     return vertices, faces, MeshReport(len(vertices), len(faces), int(body.max()) + 1, boundary, nonmanifold, tuple(repairs))
 
 

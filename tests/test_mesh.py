@@ -75,6 +75,9 @@ class TestFormats:
         mesh = load_mesh(path, radius=0.5)
         assert np.linalg.norm(mesh.vertices, axis=1).max() == pytest.approx(0.5, abs=1e-12)
         assert np.allclose(mesh.to_input(mesh.vertices), box.vertices, atol=1e-12)
+        for wrong in (0, 1.1, float("nan")):
+            with pytest.raises(InputError, match="radius"):
+                load_mesh(path, radius=wrong)
 
     def test_scene(self, tmp_path):
         """Instances are placed; a mirrored one keeps its outside out; what is not a mesh is dropped."""
@@ -93,15 +96,23 @@ class TestFormats:
         outline = np.array([(1, 1), (1, 2), (0, 2), (0, 0), (2, 0), (2, 1)])
         vertices = [(x, y, z) for z in (0, 1) for x, y in outline]
         side = [[i, i + 6, (i + 1) % 6 + 6, (i + 1) % 6] for i in range(6)]
-        path = write_obj(tmp_path / "prism.obj", vertices, [list(range(6)), list(range(11, 5, -1)), *side], "# d\xe9j\xe0 vu")
+        path = write_obj(
+            tmp_path / "prism.obj",
+            vertices,
+            [list(range(6)), list(range(11, 5, -1)), *side],
+            "# d\xe9j\xe0 vu\nmtllib absent.mtl\nusemtl paint",
+        )
         mesh = load_mesh(path)
         solid = as_trimesh(mesh)
         assert mesh.report.watertight
         assert solid.volume * mesh.scale**3 == pytest.approx(3) and solid.area * mesh.scale**2 == pytest.approx(14)
 
-    def test_demo(self):
+    def test_demo(self, monkeypatch):
+        """The word stands for the generated mesh, here a quicker one; its hash is that of its arrays."""
+        monkeypatch.setattr("dss.demo_mesh.demo_mesh", lambda: BALL)
         mesh = load_mesh("demo")
-        assert mesh.report.watertight and mesh.path == "demo" and len(mesh.sha256) == 64
+        assert mesh.report.watertight and mesh.path == "demo" and mesh.scale == pytest.approx(2 / 0.9)
+        assert mesh.sha256 == hashlib.sha256(np.asarray(BALL.vertices).tobytes() + np.asarray(BALL.faces).tobytes()).hexdigest()
 
 
 @pytest.mark.filterwarnings("error")
@@ -132,7 +143,7 @@ class TestCleaning:
         faces += [[b, a, middle][::1], [a, other, middle], [other, b, middle]]
         vertices = np.vstack([box.vertices, box.vertices[[a, b]].mean(0)])
         mesh = load_mesh(write_obj(tmp_path / "a.obj", vertices, faces))
-        assert mesh.report.watertight and mesh.report.faces == 13 and mesh.report.repairs == ("1 zero-area faces removed",)
+        assert mesh.report.watertight and mesh.report.faces == 13 and mesh.report.repairs == ("zero-area faces removed: 1",)
 
     def test_membrane_between_touching_bodies(self, tmp_path):
         """Two boxes that share a side, twice: both copies go, and one solid remains."""
@@ -145,7 +156,7 @@ class TestCleaning:
 
     def test_inside_out(self, tmp_path):
         mesh = load_mesh(write_obj(tmp_path / "a.obj", BALL.vertices, BALL.faces[:, ::-1]))
-        assert as_trimesh(mesh).volume > 0 and mesh.report.repairs == ("inside out, turned",)
+        assert as_trimesh(mesh).volume > 0 and mesh.report.repairs == ("inside out, so turned",)
 
     def test_turned_faces(self, tmp_path):
         """A hollow ball with a hole and turned faces: the outer surface looks out again, the cavity stays a cavity."""
@@ -159,7 +170,8 @@ class TestCleaning:
         assert np.allclose((as_trimesh(mesh).face_normals * normals).sum(1), 1)
         assert not mesh.report.watertight and mesh.report.boundary_edges == 3
         count = 300 - (0 in wrong)
-        assert f"not watertight (3 boundary and 0 non-manifold edges); {count} faces turned" in str(mesh.report)
+        edges = "not watertight (3 boundary and 0 non-manifold edges)"
+        assert f"{edges}; faces turned to agree with their neighbours: {count}" in str(mesh.report)
 
     def test_nonmanifold_edges_are_counted(self, tmp_path):
         """Two tetrahedra that share an edge: no volume is lost, and the report says what is odd."""
