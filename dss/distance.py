@@ -15,6 +15,7 @@ import torch
 import warp as wp
 from torch import Tensor
 
+from dss.errors import InputError
 from dss.mesh import surface_samples
 
 CHUNK = 1 << 14  # points per launch on the CPU: small enough to share evenly among the threads
@@ -182,11 +183,14 @@ class MeshDistance:
 
     The queries run on `device`; they take torch tensors or numpy arrays (n, 3) and answer in kind. Distances and closest
     points are computed in float64 and, but for `exact`, rounded to float32; winding numbers and rays are float32.
+    Raises InputError where there are no faces, or one names a vertex that is not there: Warp would crash.
     """
 
     def __init__(self, vertices: np.ndarray, faces: np.ndarray, device: torch.device | str = "cpu"):
         self.device = torch.empty(0, device=device).device  # with its index, which Warp asks for
         self.vertices, self.faces = np.asarray(vertices, np.float64), np.asarray(faces, np.int64)
+        if not len(self.faces) or self.faces.min() < 0 or self.faces.max() >= len(self.vertices):
+            raise InputError(f"a mesh of {len(self.vertices)} vertices and {len(self.faces)} faces has no distance; check its faces")
         name = wp.device_from_torch(self.device)
         self._vertices = wp.array(self.vertices, dtype=wp.vec3d, device=name)
         self._mesh = wp.Mesh(
@@ -208,7 +212,8 @@ class MeshDistance:
     def sdf(self, points: Tensor, within: float = torch.inf) -> Tensor:
         """Signed distance (n,) of points (n, 3), negative inside.
 
-        `within` bounds the search: the result is the signed distance clamped to [-within, within], near the surface faster.
+        `within` bounds the search: the result is the signed distance clamped to [-within, within], the sign included, and
+        points farther away cost a tenth.
         """
         sdf = points.new_empty(len(points))
         self._launch(sdf_kernel, [self._vertices, within], [points], [sdf])

@@ -11,6 +11,7 @@ import warp as wp
 
 import dss.distance
 from dss.distance import MeshDistance
+from dss.errors import InputError
 from dss.mesh import load_mesh, surface_samples
 
 
@@ -131,6 +132,11 @@ class TestInterface:
         assert (torus_distance.sdf(points) == torus_distance.sdf(points.clone())).all()
         assert torus_distance.sdf(np.zeros((0, 3))).shape == (0,) and torus_distance.exact(np.zeros((0, 3))).shape == (0,)
         assert torus_distance.closest(torch.zeros(0, 3))[0].shape == (0, 3)
+
+    def test_unusable_faces(self):
+        for faces in (np.zeros((0, 3), int), [[0, 1, 3]], [[-1, 0, 1]]):
+            with pytest.raises(InputError, match="faces"):
+                MeshDistance(np.eye(3), faces)
 
     def test_within_clamps(self, torus, torus_distance):
         points = queries(*arrays(torus), 10_000)
