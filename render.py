@@ -81,11 +81,11 @@ def main() -> None:
         save_png(out / f"{args.mode}_{index:03d}.png", image)
     if args.animate:
         save_animation(out / f"{args.mode}.{args.animate}", images, SECONDS)
-    subtitle = ", ".join([args.mode, *about, f"{args.size} x {args.size} pixels"])
-    legend = f"   {LEGENDS[args.mode]}" if args.mode in LEGENDS else ""
+    legend = [LEGENDS[args.mode]] if args.mode in LEGENDS else []
+    subtitle = "; ".join([", ".join([args.mode, *about, f"{args.size} x {args.size} pixels"]), *legend])
     shown = slice(None, None, -(-args.views // LABELLED))
     sheet = out / f"{args.mode}.png"
-    save_png(sheet, contact_sheet(images[shown], labels[shown], name, subtitle + legend, scale))
+    save_png(sheet, contact_sheet(images[shown], labels[shown], name, subtitle, scale))
     print(f"next: look at {sheet}")
 
 

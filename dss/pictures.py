@@ -89,7 +89,7 @@ def contact_sheet(
         draw.rectangle((x, y, x + tile - 1, y + height - 1), outline=(226, 229, 233))
         draw.text((x + tile / 2, y + height + 6), label, PALE, ImageFont.load_default(14), anchor="ma")
     if scale:
-        _draw_bar(sheet, scale, (margin, sheet.height - foot + 8, width - margin))
+        draw_bar(sheet, scale, (margin, sheet.height - foot + 8, width - margin))
     return np.asarray(sheet)
 
 
@@ -126,18 +126,29 @@ def _encode_mp4(path: Path, images: Sequence[np.ndarray], rate: float) -> None:
         raise InputError(f"{path.suffix}: ffmpeg failed ({done.stderr.decode(errors='replace').strip()[:200]}); choose webp")
 
 
-def _draw_bar(sheet: Image.Image, scale: Scale, place: tuple[int, int, int]) -> None:
-    """The colours from low to high, five ticks and the label, at (left, top, right)."""
+def draw_bar(sheet: Image.Image, scale: Scale, place: tuple[int, int, int]) -> None:
+    """The label, the colours from low to high and round numbers below them, at (left, top, right)."""
     left, top, right = place
     draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(14)
     draw.text((left, top), scale.label, INK, font)
-    start = left + round(draw.textlength(scale.label, font)) + 24
+    start = left + (round(draw.textlength(scale.label, font)) + 24 if scale.label else 0)
     values = np.linspace(scale.low, scale.high, right - start)[None].repeat(16, 0)
     sheet.paste(Image.fromarray(colorized(values, scale)), (start, top + 1))
-    for step in range(5):
-        value, x = scale.low + (scale.high - scale.low) * step / 4, start + (right - start - 1) * step / 4
+    for value in ticks(scale.low, scale.high):
+        share = (value - scale.low) / max(scale.high - scale.low, 1e-12)
+        x = start + share * (right - start - 1)
         draw.line((x, top + 17, x, top + 22), PALE)
-        draw.text((x, top + 25), f"{value:.3g}", PALE, font, anchor="la" if step == 0 else "ra" if step == 4 else "ma")
+        draw.text((x, top + 25), f"{value:.4g}", PALE, font, anchor="la" if share < 0.02 else "ra" if share > 0.98 else "ma")
+
+
+def ticks(low: float, high: float) -> np.ndarray:
+    """Three to seven multiples of 1, 2 or 5 times a power of ten in [low, high]; `low` alone where the two are equal."""
+    if high <= low:
+        return np.array([low])
+    rough = (high - low) / 6
+    power = 10.0 ** np.floor(np.log10(rough))
+    step = next(power * factor for factor in (1, 2, 5, 10) if power * factor >= rough)
+    return np.arange(np.ceil(low / step - 1e-9), np.floor(high / step + 1e-9) + 1) * step
 
 
 def _developed(light: np.ndarray, hit: np.ndarray) -> np.ndarray:

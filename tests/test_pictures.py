@@ -3,7 +3,7 @@ import pytest
 from PIL import Image
 
 from dss.errors import InputError
-from dss.pictures import ALARM, RISING, Scale, colorized, contact_sheet, headlight, normal_map, save_png, studio
+from dss.pictures import ALARM, RISING, Scale, colorized, contact_sheet, headlight, normal_map, save_png, studio, ticks
 
 
 def ball(size=32):
@@ -70,3 +70,15 @@ def test_png_into_a_file_is_an_input_error(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError, match="cannot be written"):
         save_png(tmp_path / "file" / "a.png", np.zeros((1, 1, 3), np.uint8))
+
+
+@pytest.mark.parametrize(("low", "high"), [(0, 1), (0, 0.00205), (2.95, 3.9), (-0.15, 0.15), (0, 43), (1e-9, 1e5)])
+def test_ticks_are_round_and_few(low, high):
+    values = ticks(low, high)
+    assert 3 <= len(values) <= 7 and low - 1e-9 <= values[0] and values[-1] <= high * (1 + 1e-9)
+    step = np.diff(values)[0]
+    assert f"{step:.0e}"[0] in "125" and np.allclose(values / step, np.round(values / step), atol=1e-6)
+
+
+def test_ticks_of_one_value():
+    assert ticks(3, 3).tolist() == [3]
