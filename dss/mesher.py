@@ -5,6 +5,8 @@ from pathlib import Path
 import numpy as np
 import torch
 import trimesh
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
 from skimage.measure import marching_cubes
 from torch import Tensor
 from tqdm import tqdm
@@ -16,9 +18,10 @@ from dss.files import replacing
 BLOCKS = (16, 4, 1)  # lattice nodes per axis of the blocks that are asked in turn; a block of one is a node
 CHUNK = 1 << 16  # blocks asked at once: bounds memory
 LIPSCHITZ = 2.0  # steepest slope that is expected of a field without a shell; a true distance has 1
-SNAP = 1e-4  # cells: vertices stay that far from the nodes, so that no triangle collapses
+SNAP, LIMIT = 1e-3, 4.0  # cells: |f| at a node is clamped to these, so that no vertex falls on a node and no triangle collapses
 TOLERANCE = 1e-3  # cells: |f| at a vertex that is near enough to the zero set
 STEPS = 10  # of the search along an edge; at a jump of the field the last one lies within 1/32 of a cell
+SPECK = 3  # cells: separate bodies and voids up to this long are dropped
 FORMATS = {  # the file types that `export` writes, with what pymeshlab is to leave out of them
     ".ply": {"save_vertex_color": False, "save_vertex_quality": False},
     ".obj": {"save_vertex_color": False, "save_vertex_normal": False},
@@ -33,10 +36,10 @@ def extract(field: Field, resolution: int = 256, name: str = "the field") -> tri
     outside. Only blocks of nodes that the surface can reach are evaluated, coarse to fine; the others get their centre's
     sign. With a shell the mesh equals that of a full lattice, because no surface leaves the interlayer (facts 2 and 3).
     Without one, a block is skipped where |f| at its centre exceeds LIPSCHITZ times its reach: parts that a steeper
-    field hides between centres are lost. Vertices are then moved along their lattice edges onto the zero set.
+    field hides between centres are lost. Vertices are then moved along their lattice edges onto the zero set. Bodies and voids of up to SPECK cells are dropped as noise.
     Memory: about 6 bytes per node, 1 GB at 512.
 
-    Raises InputError, naming the field `name`, where it has no zero crossing or is not finite; or on a resolution out of range.
+    Raises InputError, naming the field `name`, where it has no zero crossing or is NaN; and on a resolution out of range.
     """
     if not 8 <= resolution <= 1024:
         raise InputError(f"resolution {resolution}: must lie in 8 to 1024, where the lattice takes 8 GB of memory")
@@ -45,17 +48,17 @@ def extract(field: Field, resolution: int = 256, name: str = "the field") -> tri
     volume = np.empty((count * BLOCKS[0],) * 3, np.float32)
     blocks = torch.cartesian_prod(*[torch.arange(count, device=field.device)] * 3)
     for chunk in tqdm(blocks.split(1 + len(blocks) // 20), "meshing", leave=False, disable=None):
-        if not _fill(volume, field, chunk, spacing, BLOCKS):
-            raise InputError(f"{name}: not finite everywhere; its file is damaged or its fit diverged: fit it again")
+        _fill(volume, field, chunk, spacing, BLOCKS)
     for axis in range(3):
-        volume.swapaxes(0, axis)[[0, -1]] = 1
+        volume.swapaxes(0, axis)[[0, -1]] = LIMIT * spacing
     inner = volume[1:-1, 1:-1, 1:-1]
     if not inner.min() < 0 < inner.max():
-        raise InputError(f"{name}: no surface in [-1, 1]^3 (no zero crossing); fit it again, longer or with another seed")
-    # scikit-image's `descent` has the higher values inside; its axes are mirrored, so that it winds ours outwards.
+        raise InputError(f"{name}: no surface in [-1, 1]^3 (no zero crossing, or NaN); fit it again, longer or with another seed")
+    # `descent` is meant for higher values inside, but scikit-image winds faces in mirrored axes: in ours they face outwards.
     vertices, faces, _, _ = marching_cubes(volume, 0, gradient_direction="descent")
     _polish(vertices := vertices.astype(np.float64), volume, field, spacing)
-    return trimesh.Trimesh((vertices - (len(volume) - 1) / 2) * spacing, faces, process=False)
+    mesh = trimesh.Trimesh((vertices - (len(volume) - 1) / 2) * spacing, faces, process=False)
+    return _without_specks(mesh, SPECK * spacing)
 
 
 def export(mesh: trimesh.Trimesh, path: Path | str, center: np.ndarray, scale: float) -> None:
@@ -83,11 +86,8 @@ def check_suffix(path: Path | str) -> str:
     return suffix
 
 
-def _fill(volume: np.ndarray, field: Field, blocks: Tensor, spacing: float, sizes: tuple[int, ...]) -> bool:
-    """Write the nodes of `blocks` (n, 3), in units of sizes[0] nodes: the field near the surface, else its sign.
-
-    False where the field is not finite.
-    """
+def _fill(volume: np.ndarray, field: Field, blocks: Tensor, spacing: float, sizes: tuple[int, ...]) -> None:
+    """Write the nodes of `blocks` (n, 3), in units of sizes[0] nodes: the field near the surface, else its sign."""
     size, *finer = sizes
     view = volume.reshape([part for nodes in volume.shape for part in (nodes // size, size)])
     # Beyond the block's own nodes (half a diagonal), the cells they share with others must be free of the surface.
@@ -95,19 +95,28 @@ def _fill(volume: np.ndarray, field: Field, blocks: Tensor, spacing: float, size
     for chunk in blocks.split(CHUNK):
         centers = ((chunk + 0.5) * size - len(volume) / 2) * spacing
         value = field.sdf(centers)
-        if not value.isfinite().all():
-            return False
         if finer:
             near = _clearance(field, centers, value) <= reach
             offsets = torch.cartesian_prod(*[torch.arange(size // finer[0], device=chunk.device)] * 3)
             children = chunk[near, None] * (size // finer[0]) + offsets
-            if not _fill(volume, field, children.flatten(0, 1), spacing, finer):
-                return False
+            _fill(volume, field, children.flatten(0, 1), spacing, finer)
             chunk, value = chunk[~near], value[~near].sign()
-        value = torch.where(value < 0, value.clamp(max=-SNAP * spacing), value.clamp(min=SNAP * spacing))
+        value = value.abs().clamp(SNAP * spacing, LIMIT * spacing) * torch.where(value < 0, -1.0, 1.0)
         i, j, k = chunk.T.cpu().numpy()
         view[i, :, j, :, k, :] = value.cpu().numpy()[:, None, None, None]
-    return True
+
+
+def _without_specks(mesh: trimesh.Trimesh, size: float) -> trimesh.Trimesh:
+    """The mesh without the bodies and voids that are nowhere longer than `size`: what one or two nodes say is noise."""
+    _, label = connected_components(coo_array((np.ones(len(mesh.edges)), mesh.edges.T), shape=(len(mesh.vertices),) * 2))
+    low, high = np.full((2, label.max() + 1, 3), np.inf) * [[[1]], [[-1]]]
+    np.minimum.at(low, label, mesh.vertices)
+    np.maximum.at(high, label, mesh.vertices)
+    keep = ((high - low).max(1) > size)[label]
+    if not keep.any():
+        return mesh
+    index = keep.cumsum() - 1
+    return trimesh.Trimesh(mesh.vertices[keep], index[mesh.faces[keep[mesh.faces[:, 0]]]], process=False)
 
 
 def _polish(vertices: np.ndarray, volume: np.ndarray, field: Field, spacing: float) -> None:

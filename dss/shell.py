@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from functools import cached_property
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -9,7 +10,7 @@ from torch import Tensor, nn
 from dss import ops
 
 PAIRS = 1 << 20  # point-sphere pairs held at once: bounds memory, and keeps them in the cache
-COMPONENT_GRID = 64  # nodes per axis of the grid that finds the unbounded part of the complement
+COMPONENT_GRID = 128  # nodes per axis of the grid that finds the unbounded part of the complement
 
 
 class DualShell(nn.Module):
@@ -106,14 +107,14 @@ class DualShell(nn.Module):
             outside.select(dim, -1).fill_(True)
         outside &= grid > 0
         reached = 0
-        while reached != (reached := int(outside.sum())):
+        while reached != (reached := int(outside.sum())):  # sweep along the axes, forth and back, until nothing is new
             for dim in range(3):
-                here, there = grid.narrow(dim, 0, COMPONENT_GRID - 1), grid.narrow(dim, 1, COMPONENT_GRID - 1)
-                linked = (here > 0) & (there > 0) & (here + there > 2 / (COMPONENT_GRID - 1))
-                low, high = outside.narrow(dim, 0, COMPONENT_GRID - 1), outside.narrow(dim, 1, COMPONENT_GRID - 1)
-                joined = linked & (low | high)
-                low |= joined
-                high |= joined
+                gaps, marks = grid.unbind(dim), outside.unbind(dim)
+                linked = [(a > 0) & (b > 0) & (a + b > 2 / (COMPONENT_GRID - 1)) for a, b in pairwise(gaps)]
+                for i, link in enumerate(linked):
+                    marks[i + 1].logical_or_(marks[i] & link)
+                for i, link in reversed(list(enumerate(linked))):
+                    marks[i].logical_or_(marks[i + 1] & link)
         return nodes, free, outside.view(-1)
 
     def _distances(self, points: Tensor) -> Iterator[Tensor]:
