@@ -1,229 +1,240 @@
 """Key spheres that need the thinnest shell: a cover of the surface by medial balls (anchors.md, section 4).
 
-The thickness of a sphere is max |p - c| - r over the surface points p that it has to hold, where r is the distance of c
-from the surface. Three searches lower it: farthest-point insertion of medial balls, Lloyd's iteration with relocation of
-the spheres of least worth, and a descent sphere by sphere that exploits the overlap of the outer balls.
+A ball inside the solid has as its radius the distance of its centre from the surface; the thickness of its shell is what
+the ball must grow by to hold the surface points given to it. Three searches lower the thickness: farthest-point insertion
+of medial balls; Lloyd's iteration, with relocation of the balls of least worth; and a descent ball by ball, which exploits
+that the outer balls overlap. Balls are rows x y z r, float64, their centres float32 numbers.
 """
+
+from dataclasses import dataclass
 
 import numpy as np
 from scipy.spatial import cKDTree
 
 from dss.distance import MeshDistance
+from dss.enclosure import nearest_sphere
 from dss.errors import InputError
 from dss.mesh import surface_samples
 
-MEDIAL_STEPS = 12  # of the shrinking-ball iteration; most balls converge in five
+COARSE = 120  # samples per ball for insertion and Lloyd's iteration; 20,000 to 100,000 in all
+DENSE = 400_000  # samples of the descent
+ROUNDING = 1e-9  # so that a ball holds the sample that it reaches for
+LEAST = 1e-5  # radius below which float32 does not tell inside from outside
+SHRINKINGS = 12  # of a ball until it is medial; most need five
+TRIALS = 8  # places near its own that a ball chooses from at a time
 ROUNDS = 12  # of relocation
-RELOCATED = 0.08  # share of the spheres that the first round may move
-TRIALS = 8  # random moves that a sphere chooses from, and that many times per iteration with smaller ones
-DESCENTS = 20  # passes of the last search
+RELOCATED = 0.08  # largest share of the balls that one round relocates
+DESCENTS = 20  # rounds of the descent
 
 
 def cover(distance: MeshDistance, count: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Centres (S, 3), inner radii (S,) and outer radii (S,), float64, of a thin shell, largest share of the surface first.
+    """Centres (S, 3), inner radii (S,) and outer radii (S,), float64, of a thin shell; the largest share of surface first.
 
-    The outer balls hold dense surface samples; `build_shell` certifies them. Centres are float32 numbers.
-    Raises InputError where fewer than `count` balls fit under the surface.
+    The outer balls hold dense surface samples; `build_shell` certifies and completes them.
+    Raises InputError where the solid is too thin for balls.
     """
     generator = np.random.default_rng(seed)
-    samples, face = surface_samples(distance.vertices, distance.faces, int(np.clip(120 * count, 20_000, 100_000)), seed)
+    samples, face = surface_samples(distance.vertices, distance.faces, int(np.clip(COARSE * count, 20_000, 100_000)), seed)
     medial = _medial_balls(distance, samples, face)
-    if (medial[1] > 0).sum() < count:
-        raise InputError(f"spheres.count={count}: the mesh is too thin, {(medial[1] > 0).sum()} balls fit; choose a smaller spheres.count")
-    cells = _Cells(distance, samples, medial, generator)
-    spheres = cells.relocated(cells.settled(cells.inserted(count), 5))
-    samples, _ = surface_samples(distance.vertices, distance.faces, int(np.clip(600 * count, 100_000, 400_000)), seed + 1)
-    return _Balls(distance, samples, *spheres).descended(generator)
+    found = int((medial[:, 3] > 0).sum())
+    if found < count:
+        raise InputError(f"spheres.count={count}: only {found} spheres fit into so thin a mesh; choose a smaller spheres.count")
+    lloyd = _Lloyd(distance, samples, medial, generator)
+    balls = lloyd.relocate(lloyd.settle(lloyd.insert(count), 5))
+    samples, _ = surface_samples(distance.vertices, distance.faces, DENSE, seed + 1)
+    balls, outer, share = _descend(distance, samples, balls, generator)
+    order = np.argsort(-share, kind="stable")
+    return balls[order, :3], distance.exact(balls[order, :3]), outer[order]
 
 
-def _medial_balls(distance: MeshDistance, samples: np.ndarray, face: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The largest ball inside the solid that touches the surface at each sample (Ma et al. 2012, shrinking balls), its
-    radius corrected to the distance of its centre; not positive where that lies outside."""
+def _balls(distance: MeshDistance, centers: np.ndarray) -> np.ndarray:
+    """The largest balls (..., 4) inside the solid at centers (..., 3); radius -inf outside, so that no use is made of them."""
+    centers = centers.astype(np.float32)
+    radii = -distance.sdf(centers.reshape(-1, 3)).reshape(centers.shape[:-1])
+    return np.concatenate([centers, np.where(radii > LEAST, radii, -np.inf)[..., None]], -1, dtype=np.float64)
+
+
+def _gap(points: np.ndarray, balls: np.ndarray) -> np.ndarray:
+    """What each ball (..., 4) must grow by to hold the point (..., 3)."""
+    return np.sqrt(((points - balls[..., :3]) ** 2).sum(-1)) - balls[..., 3]
+
+
+def _moved(balls: np.ndarray, step: np.ndarray, generator: np.random.Generator) -> np.ndarray:
+    """TRIALS random places (S, TRIALS, 3) about the centre of each ball, at distances of about `step` (S,)."""
+    return balls[:, None, :3] + step[:, None, None] * generator.normal(size=(len(balls), TRIALS, 3))
+
+
+def _medial_balls(distance: MeshDistance, samples: np.ndarray, face: np.ndarray) -> np.ndarray:
+    """The largest ball (n, 4) inside the solid that touches the surface at each sample (Ma et al. 2012, shrinking balls)."""
     inward = -distance.normals.cpu().numpy()[face].astype(np.float64)
     radii, active, tree = np.full(len(samples), np.linalg.norm(samples, axis=1).max()), np.arange(len(samples)), cKDTree(samples)
-    for _ in range(MEDIAL_STEPS):
-        centers = samples[active] + inward[active] * radii[active, None]
-        reach, other = tree.query(centers, workers=-1)
+    for _ in range(SHRINKINGS):
+        reach, other = tree.query(samples[active] + inward[active] * radii[active, None], workers=-1)
         chord = samples[other] - samples[active]
-        depth = np.einsum("ij,ij->i", chord, inward[active])
-        shrinks = (reach < radii[active] * 0.999) & (depth > 0)
-        active, chord, depth = active[shrinks], chord[shrinks], depth[shrinks]
-        radii[active] = np.einsum("ij,ij->i", chord, chord) / (2 * depth)
-    centers = (samples + inward * radii[:, None]).astype(np.float32)
-    return centers.astype(np.float64), -distance.sdf(centers).astype(np.float64)
+        depth = (chord * inward[active]).sum(1)
+        inside = (reach < 0.999 * radii[active]) & (depth > 0)  # the other sample lies in the ball: shrink to touch it
+        active = active[inside]
+        radii[active] = (chord[inside] ** 2).sum(1) / (2 * depth[inside])
+    return _balls(distance, samples + inward * radii[:, None])
 
 
+@dataclass
 class _Cells:
-    """Lloyd's iteration: every sample belongs to the sphere with the least |p - c| - r, as in the paper."""
+    """The samples of every ball, by the paper's rule: a sample belongs to the ball with the least gap."""
 
-    def __init__(self, distance, samples, medial, generator):
+    gap: np.ndarray  # (2, n) of the best and the second best ball; inf where there is none within reach
+    ball: np.ndarray  # (2, n) int64; -1 where there is none
+    members: np.ndarray  # (n,) samples sorted by ball
+    start: np.ndarray  # (S + 1,) of each ball's part of members
+    thickness: np.ndarray  # (S,)
+    share: np.ndarray  # (S,) of the surface
+
+    @property
+    def worth(self) -> np.ndarray:
+        """(S,) about the volume of each ball's part of the shell, per area of the surface."""
+        return self.share * self.thickness
+
+
+class _Lloyd:
+    """Insertion, settling and relocation of balls, on samples (n, 3) with their medial balls (n, 4)."""
+
+    def __init__(self, distance: MeshDistance, samples: np.ndarray, medial: np.ndarray, generator: np.random.Generator):
         self.distance, self.samples, self.medial, self.generator = distance, samples, medial, generator
-        self.tree, self.reach = cKDTree(samples), 0.05
+        self.tree = cKDTree(samples)
+        self.reach = 0.05  # gaps beyond it are not looked for
 
-    def inserted(self, count):
-        """`count` medial balls, each at the sample farthest from those before it, the largest ball first."""
-        centers, radii = self.medial
-        gap = np.where(radii > 0, 1e9 + radii, -np.inf)
+    def insert(self, count: int) -> np.ndarray:
+        """`count` medial balls: the largest, then each at the sample with the largest gap so far."""
+        usable = self.medial[:, 3] > 0
+        gap = np.where(usable, 4 + self.medial[:, 3], -np.inf)
         chosen = []
         for _ in range(count):
             chosen.append(gap.argmax())
-            center, radius = centers[chosen[-1]], radii[chosen[-1]]
-            near = np.asarray(self.tree.query_ball_point(center, radius + min(gap.max(), 4.0), return_sorted=False))
-            gap[near] = np.minimum(gap[near], np.linalg.norm(self.samples[near] - center, axis=1) - radius)
+            ball = self.medial[chosen[-1]]
+            near = self.tree.query_ball_point(ball[:3], ball[3] + gap.max(), return_sorted=False)
+            gap[near] = np.minimum(gap[near], _gap(self.samples[near], ball))
             gap[chosen] = -np.inf
-        return centers[chosen], radii[chosen]
+        return self.medial[chosen]
 
-    def assign(self, centers, radii):
-        """The two best spheres of every sample: gaps (2, n) and spheres (2, n)."""
-        while True:
-            gap, index = np.full((2, len(self.samples)), np.inf), np.full((2, len(self.samples)), -1)
-            for sphere, near in enumerate(self.tree.query_ball_point(centers, radii + self.reach, return_sorted=False)):
-                near = np.asarray(near, int)
-                value = np.linalg.norm(self.samples[near] - centers[sphere], axis=1) - radii[sphere]
-                first = value < gap[0, near]
-                second = ~first & (value < gap[1, near])
-                moved = near[first]
-                gap[1, moved], index[1, moved] = gap[0, moved], index[0, moved]
-                gap[0, moved], index[0, moved] = value[first], sphere
-                gap[1, near[second]], index[1, near[second]] = value[second], sphere
-            worst = gap[0].max()
-            if worst < np.inf:
-                self.reach = 1.3 * worst
-                break
+    def cells(self, balls: np.ndarray) -> _Cells:
+        gap, best = np.full((2, len(self.samples)), np.inf), np.full((2, len(self.samples)), -1)
+        for index, near in enumerate(self.tree.query_ball_point(balls[:, :3], balls[:, 3] + self.reach, return_sorted=False)):
+            near = np.array(near, np.int64)
+            value = _gap(self.samples[near], balls[index])
+            first = value < gap[0, near]
+            second = ~first & (value < gap[1, near])
+            gap[1, near[first]], best[1, near[first]] = gap[0, near[first]], best[0, near[first]]
+            gap[0, near[first]], best[0, near[first]] = value[first], index
+            gap[1, near[second]], best[1, near[second]] = value[second], index
+        if gap[0].max() == np.inf:
             self.reach *= 2
-        self.gap, self.index = gap, index
-        count = len(centers)
-        self.members = np.argsort(index[0], kind="stable")
-        self.size = np.bincount(index[0], minlength=count)
-        self.start = np.concatenate([[0], self.size.cumsum()])
-        self.thickness = np.zeros(count)
-        np.maximum.at(self.thickness, index[0], gap[0])
-        self.area = self.size / len(self.samples)
-        return self.area @ self.thickness
+            return self.cells(balls)
+        self.reach = 1.3 * gap[0].max()
+        thickness = np.zeros(len(balls))
+        np.maximum.at(thickness, best[0], gap[0])
+        size = np.bincount(best[0], minlength=len(balls))
+        start = np.concatenate([[0], size.cumsum()])
+        return _Cells(gap, best, np.argsort(best[0], kind="stable"), start, thickness, size / len(self.samples))
 
-    def settled(self, spheres, iterations):
-        centers, radii = (part.copy() for part in spheres)
-        every, owner_of = np.arange(len(centers)), None
-
-        def improve(trials, reach):
-            """Move each sphere to its trial (S, T, 3) of distance (S, T) that needs least thickness for the sphere's cell."""
-            needed = np.stack([np.linalg.norm(points - trials[owner, k], axis=1) for k in range(trials.shape[1])], 1)
-            needed = np.maximum.reduceat(needed, self.start[:-1][filled]) - reach[filled]
-            needed[reach[filled] <= 0] = np.inf
-            best = needed.argmin(1)
-            value = needed[np.arange(len(best)), best]
-            better = value < thickness[filled]
-            moved, best = every[filled][better], best[better]
-            centers[moved], radii[moved], thickness[moved] = trials[moved, best], reach[moved, best], value[better]
-            step[np.setdiff1d(every, moved)] *= 0.6
-
+    def settle(self, balls: np.ndarray, iterations: int) -> np.ndarray:
+        """Lloyd's iteration: form the cells, then move each ball to where its cell needs less thickness."""
+        balls = balls.copy()
         for _ in range(iterations):
-            self.assign(centers, radii)
-            thickness, filled = self.thickness.copy(), self.size > 0
-            points, owner = self.samples[self.members], self.index[0, self.members]
-            step = thickness.copy()
-            pick = self.members[(self.start[:-1, None] + (self.generator.random((len(centers), 2 * TRIALS)) * self.size[:, None]).astype(int)).clip(max=len(self.samples)-1)]
-            improve(self.medial[0][pick], self.medial[1][pick])
-            step = thickness.copy()
+            cells = self.cells(balls)
+            size = cells.start[1:] - cells.start[:-1]
+            pick = cells.start[:-1, None] + (self.generator.random((len(balls), 2 * TRIALS)) * size[:, None]).astype(np.int64)
+            self._improve(balls, cells, self.medial[cells.members[pick.clip(max=len(self.samples) - 1)]])
+            step = cells.thickness.copy()
             for _ in range(4):
-                trials = centers[:, None] + self.generator.normal(size=(len(centers), TRIALS, 3)) * step[:, None, None]
-                trials = trials.astype(np.float32).astype(np.float64)
-                improve(trials, -self.distance.sdf(trials.reshape(-1, 3)).astype(np.float64).reshape(trials.shape[:2]))
-        return centers, radii
+                step[~self._improve(balls, cells, _balls(self.distance, _moved(balls, step, self.generator)))] *= 0.6
+        return balls
 
-    def relocated(self, spheres):
-        share = RELOCATED
-        energy = self.assign(*spheres)
+    def _improve(self, balls: np.ndarray, cells: _Cells, trials: np.ndarray) -> np.ndarray:
+        """Replace balls, and their thickness, by the best of their trials (S, T, 4) where that is better (S,) bool."""
+        filled = np.flatnonzero(cells.start[1:] > cells.start[:-1])
+        points, owner = self.samples[cells.members], cells.ball[0, cells.members]
+        gap = np.stack([_gap(points, trials[owner, k]) for k in range(trials.shape[1])], 1)
+        needed = np.full(trials.shape[:2], np.inf)
+        needed[filled] = np.maximum.reduceat(gap, cells.start[filled])
+        best = needed.argmin(1)
+        value = needed[np.arange(len(balls)), best]
+        better = value < cells.thickness
+        balls[better], cells.thickness[better] = trials[better, best[better]], value[better]
+        return better
+
+    def relocate(self, balls: np.ndarray) -> np.ndarray:
+        """Rounds of moving balls of little worth to where the shell is thick, each kept where the whole shell gets thinner."""
+        cells, limit = self.cells(balls), max(1, int(RELOCATED * len(balls)))
         for _ in range(ROUNDS):
-            moved = self.moved(*spheres, max(1, int(share * len(spheres[1]))))
-            if moved is None: break
-            moved = self.settled(moved, 3)
-            new = self.assign(*moved)
-            if new < energy:
-                spheres, energy = moved, new
+            trial = self.settle(self._exchange(balls, cells, limit), 3)
+            trial_cells = self.cells(trial)
+            if trial_cells.worth.sum() < cells.worth.sum():
+                balls, cells = trial, trial_cells
             else:
-                share /= 2
-                self.assign(*spheres)
-        return spheres
+                limit = max(1, limit // 2)
+        return balls
 
-    def moved(self, centers, radii, count):
-        S = len(centers)
-        two = self.index[1] >= 0
-        pairs, inverse = np.unique(self.index[0, two] * S + self.index[1, two], return_inverse=True)
-        i, j = pairs // S, pairs % S
-        bad = np.bincount(self.index[0], ~np.isfinite(self.gap[1]), minlength=S) > 0
-        need = np.zeros(len(pairs)); np.maximum.at(need, inverse, self.gap[1, two])
-        extra = (self.area[j] + np.bincount(inverse) / len(self.samples)) * np.maximum(self.thickness[j], need) - self.area[j] * self.thickness[j]
-        worth = self.area * self.thickness
-        cost = np.bincount(i, extra, minlength=S) - worth
-        cost[bad] = np.inf
-        nb = np.split(j, np.searchsorted(i, np.arange(1, S)))
-        busy = np.zeros(S, bool)
-        order = iter(np.argsort(-worth))
-        centers, radii = centers.copy(), radii.copy()
-        n = 0
-        for a in np.argsort(cost):
-            if n >= count: break
-            if busy[a] or busy[nb[a]].any(): continue
-            busy[a] = True; busy[nb[a]] = True
-            w = next((w for w in order if not busy[w]), None)
-            if w is None or cost[a] > 0.5 * worth[w]: break
-            busy[w] = True
-            n += 1
-            members = self.members[self.start[w]:self.start[w + 1]]
-            for k, half in zip((w, a), _halves(self.samples[members])):
-                pick = members[self.generator.integers(len(members), size=64)]
-                pick = pick[self.medial[1][pick] > 0]
-                b = pick[_needed(half, self.medial[0][pick], self.medial[1][pick]).argmin()]
-                centers[k], radii[k] = self.medial[0][b], self.medial[1][b]
-        return (centers, radii) if n else None
+    def _exchange(self, balls: np.ndarray, cells: _Cells, limit: int) -> np.ndarray:
+        """Let up to `limit` balls, no two of them neighbours, each take half of a cell of large worth."""
+        count, gap, (ball, other) = len(balls), cells.gap[1], cells.ball
+        shared = other >= 0
+        pairs, inverse = np.unique(ball[shared] * count + other[shared], return_inverse=True)
+        removed, heir = pairs // count, pairs % count
+        inherited = np.zeros(len(pairs))  # thickness
+        np.maximum.at(inherited, inverse, gap[shared])
+        worth = (cells.share[heir] + np.bincount(inverse) / len(self.samples)) * np.maximum(cells.thickness[heir], inherited)
+        cost = np.bincount(removed, worth - cells.worth[heir], minlength=count) - cells.worth
+        cost[ball[~shared]] = np.inf
+        heirs = np.split(heir, np.searchsorted(removed, np.arange(1, count)))
 
-def _halves(points):
+        balls, busy, left = balls.copy(), np.zeros(count, bool), limit
+        rich = iter(np.argsort(-cells.worth))
+        for poor in np.argsort(cost):
+            if busy[poor] or busy[heirs[poor]].any():
+                continue
+            busy[poor] = busy[heirs[poor]] = True
+            split = next((index for index in rich if not busy[index]), None)
+            if not left or split is None or cost[poor] > 0.5 * cells.worth[split]:  # what halving a cell saves, or more
+                break
+            busy[split], left = True, left - 1
+            members = cells.members[cells.start[split] : cells.start[split + 1]]
+            medial = np.concatenate([balls[split, None], self.medial[self.generator.choice(members, 8 * TRIALS)]])
+            for index, half in zip((split, poor), _halves(self.samples[members]), strict=True):
+                balls[index] = medial[_gap(half[:, None], medial).max(0).argmin()]
+        return balls
+
+
+def _halves(points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Points (n, 3) on either side of their mean along their longest axis."""
     offset = points - points.mean(0)
     side = offset @ np.linalg.svd(offset, full_matrices=False)[2][0] > 0
     return points[side], points[~side]
 
-def _needed(points, centers, radii):
-    return np.sqrt(((points[:, None] - centers) ** 2).sum(2).max(0)) - radii
 
+def _descend(distance: MeshDistance, samples: np.ndarray, balls: np.ndarray, generator: np.random.Generator) -> tuple[np.ndarray, ...]:
+    """Balls (S, 4), outer radii (S,) that hold all samples, and shares (S,) of the samples.
 
-class _Balls:
-    def __init__(self, distance, samples, centers, radii):
-        from dss.enclosure import nearest_sphere
-        self.distance, self.samples, self.tree = distance, samples, cKDTree(samples)
-        self.centers, self.inner = centers.copy(), radii.copy()
-        gap, index = nearest_sphere(samples[:, None], centers, radii)
-        t = np.zeros(len(radii)); np.maximum.at(t, index, gap)
-        self.outer = radii + t
-        self.held = [np.asarray(x, int) for x in self.tree.query_ball_point(self.centers, self.outer + 1e-9, return_sorted=False)]
-        self.times = np.zeros(len(samples), np.int32)
-        for h in self.held: self.times[h] += 1
-
-    def place(self, i, c, r, R):
-        self.centers[i], self.inner[i], self.outer[i] = c, r, R
-        new = np.asarray(self.tree.query_ball_point(c, R + 1e-9, return_sorted=False), int)
-        self.times[self.held[i]] -= 1; self.times[new] += 1; self.held[i] = new
-
-    def descended(self, generator):
-        S = len(self.centers)
-        scale = np.ones(S)
-        for k in range(DESCENTS):
-            t = self.outer - self.inner
-            step = scale * (t * 0.5 * 0.9**k + 1e-4)
-            trials = self.centers[:, None] + generator.normal(size=(S, TRIALS, 3)) * step[:, None, None]
-            trials = trials.astype(np.float32).astype(np.float64)
-            reach = -self.distance.sdf(trials.reshape(-1, 3)).astype(float).reshape(S, TRIALS)
-            trials = np.concatenate([self.centers[:, None], trials], 1); reach = np.concatenate([self.inner[:, None], reach], 1)
-            far = np.linalg.norm(trials - self.centers[:, None], axis=2).max(1)
-            split = list(np.argsort(t)) 
-            for i in np.argsort(-t):
-                must = self.samples[self.held[i][self.times[self.held[i]] == 1]]
-                if not len(must):
-                    self.place(i, self.centers[i], self.inner[i], self.inner[i]); continue
-                D = np.linalg.norm(must - self.centers[i], axis=1)
-                must = must[D >= D.max() - 2 * far[i]]
-                need = np.maximum(_needed(must, trials[i], reach[i]), 0); need[reach[i] <= 0] = np.inf
-                b = need.argmin()
-                scale[i] *= 0.8 if b == 0 else 1.1
-                self.place(i, trials[i, b], reach[i, b], reach[i, b] + need[b])
-        return self.centers, self.inner, self.outer
+    Ball by ball, thickest first: move to where the samples that no other outer ball holds need less thickness. No ball's
+    thickness ever grows.
+    """
+    balls, tree = balls.copy(), cKDTree(samples)
+    gap, owner = nearest_sphere(samples[:, None], balls[:, :3], balls[:, 3])
+    outer = balls[:, 3].copy()
+    np.maximum.at(outer, owner, balls[owner, 3] + gap)
+    held = [np.array(near, np.int64) for near in tree.query_ball_point(balls[:, :3], outer + ROUNDING, return_sorted=False)]
+    times = np.bincount(np.concatenate(held))
+    scale = np.full(len(balls), 0.5)
+    for _ in range(DESCENTS):
+        thickness = outer - balls[:, 3]
+        trials = _balls(distance, _moved(balls, scale * thickness, generator))
+        trials = np.concatenate([balls[:, None], trials], 1)
+        for index in np.argsort(-thickness):
+            alone = samples[held[index][times[held[index]] == 1]]
+            needed = _gap(alone[:, None], trials[index]).max(0, initial=0)
+            best = needed.argmin()
+            balls[index], outer[index] = trials[index, best], trials[index, best, 3] + needed[best]
+            scale[index] *= 1 if best else 0.8
+            times[held[index]] -= 1
+            held[index] = np.array(tree.query_ball_point(balls[index, :3], outer[index] + ROUNDING, return_sorted=False), np.int64)
+            times[held[index]] += 1
+    return balls, outer, np.array([(1 / times[near]).sum() for near in held])
