@@ -36,8 +36,8 @@ def extract(field: Field, resolution: int = 256, name: str = "the field") -> tri
     outside. Only blocks of nodes that the surface can reach are evaluated, coarse to fine; the others get their centre's
     sign. With a shell the mesh equals that of a full lattice, because no surface leaves the interlayer (facts 2 and 3).
     Without one, a block is skipped where |f| at its centre exceeds LIPSCHITZ times its reach: parts that a steeper
-    field hides between centres are lost. Vertices are then moved along their lattice edges onto the zero set. Bodies and voids of up to SPECK cells are dropped as noise.
-    Memory: about 6 bytes per node, 1 GB at 512.
+    field hides between centres are lost. Vertices are then moved along their lattice edges onto the zero set, and bodies
+    and voids of up to SPECK cells are dropped as noise. Memory: about 6 bytes per node, 1 GB at 512.
 
     Raises InputError, naming the field `name`, where it has no zero crossing or is NaN; and on a resolution out of range.
     """
