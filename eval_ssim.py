@@ -32,6 +32,7 @@ COLUMNS = {  # of the table: key, heading, format
     "depth_error": ("depth", ".2e"),
     "seconds": ("s / frame", ".2f"),
 }
+WINDOW = 11  # pixels, the larger of the two kinds of SSIM
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 
 
@@ -66,6 +67,8 @@ def compare_normals(args) -> None:
     from dss.run import load_run
 
     check_request(args.views, args.size)
+    if args.size < WINDOW:
+        raise InputError(f"--size {args.size}: SSIM compares windows of {WINDOW} pixels; ask for at least as many")
     if args.out and len(args.run) > 1:
         raise InputError(f"--out {args.out}: takes one run, got {len(args.run)}")
     device = cli.pick_device(args.device)
@@ -108,6 +111,9 @@ def compare_renders(args) -> None:
     if missing or extra:
         parts = [f"{kind} {listed(names)}" for kind, names in (("missing", missing), ("not in the scene", extra)) if names]
         raise InputError(f"{args.renders}: {'; '.join(parts)}; name the images as in {args.truth / args.split}")
+    camera = next(iter(truth.values())).camera
+    if min(camera.width, camera.height) < WINDOW:
+        raise InputError(f"{args.truth}: {camera.width}x{camera.height} images are too small; SSIM compares windows of {WINDOW} pixels")
     lpips = load_lpips()
 
     def measure(name: str) -> dict[str, float | str]:
@@ -121,7 +127,6 @@ def compare_renders(args) -> None:
         rows = list(tqdm(pool.map(measure, truth), total=len(truth), desc="compare", unit="image", disable=None))
     odd = [f"{row['name']} ({row['shape'][1]}x{row['shape'][0]})" for row in rows if "shape" in row]
     if odd:
-        camera = next(iter(truth.values())).camera
         raise InputError(f"{args.renders}: the scene is {camera.width}x{camera.height}, but {listed(odd)} differ; render at that size")
     total = mean([{key: value for key, value in row.items() if key != "name"} for row in rows])
     path = (args.out or args.renders) / "ssim.json"

@@ -25,6 +25,7 @@ from dss.tracing_paper import trace_exact
 
 VERSION = 1  # of the cached frames: raise it when a renderer here changes
 CREASE = 40.0  # degrees between faces, beyond which smooth normals keep an edge
+CROWD = 100  # faces around a vertex, beyond which comparing all pairs of them would take too much memory
 
 Method = Literal["paper", "faces", "smooth"]
 
@@ -78,15 +79,17 @@ def smooth_normals(distance: MeshDistance, points: np.ndarray, face: np.ndarray)
 
 def corner_normals(vertices: np.ndarray, faces: np.ndarray) -> np.ndarray:
     """A normal for each corner of each face (f, 3, 3): the mean, by area, over the faces around the vertex that meet this
-    one at less than CREASE."""
+    one at less than CREASE. Where more than CROWD faces meet, as at the tip of a cone, each keeps its own."""
     a, b, c = (vertices[faces[:, corner]] for corner in range(3))
     area = np.cross(b - a, c - a)
     unit = area / np.linalg.norm(area, axis=1, keepdims=True).clip(1e-300)
-    corners = np.arange(faces.size)
-    around = sparse.csr_matrix((np.ones(faces.size, bool), (corners, faces.ravel())), (faces.size, len(vertices)))
+    vertex, corners = faces.ravel(), np.arange(faces.size)
+    crowded = np.bincount(vertex)[vertex] > CROWD
+    around = sparse.csr_matrix((np.ones((~crowded).sum(), bool), (corners[~crowded], vertex[~crowded])), (faces.size, len(vertices)))
     one, other = (around @ around.T).nonzero()
     alike = (unit[one // 3] * unit[other // 3]).sum(1) > np.cos(np.radians(CREASE))
     total = sparse.csr_matrix((np.ones(alike.sum()), (one[alike], other[alike] // 3)), (faces.size, len(faces))) @ area
+    total[crowded] = area[corners[crowded] // 3]
     return (total / np.linalg.norm(total, axis=1, keepdims=True).clip(1e-300)).reshape(*faces.shape, 3)
 
 

@@ -131,6 +131,7 @@ def test_renders_that_do_not_match(script, scene, tmp_path):
         (["nowhere", "--views", "0"], "--views 0"),
         (["nowhere", "--size", "0"], "--size 0"),
         (["nowhere", "--size", "9999999"], "GiB of memory"),
+        (["nowhere", "--size", "5"], "windows of 11 pixels"),
     ],
 )
 def test_bad_input(script, arguments, message):

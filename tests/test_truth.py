@@ -52,6 +52,14 @@ def test_degenerate_faces_have_no_say():
     np.testing.assert_allclose(normal[:-1], corner_normals(mesh.vertices, mesh.faces), atol=1e-12)
 
 
+def test_crowded_vertices_keep_face_normals():
+    cone = trimesh.creation.cone(1, 1, sections=300)
+    normal = corner_normals(cone.vertices, cone.faces)
+    tip = (cone.vertices[cone.faces] == [0, 0, 1]).all(2)
+    assert tip.sum() == 300
+    np.testing.assert_allclose(normal[tip], cone.face_normals[tip.any(1)], atol=1e-12)
+
+
 @pytest.mark.parametrize("method", ["paper", "faces"])
 def test_cache(distance, tmp_path, monkeypatch, method):
     camera = turntable(3, 20)[1]

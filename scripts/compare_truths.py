@@ -1,0 +1,59 @@
+"""What the paper's ground truth hides: its pictures of meshes (sphere tracing, normals by differences over 1/192 of the unit)
+against the true surface's (ray casting, face normals), by the paper's own cameras.
+
+    python scripts/compare_truths.py data/thingi32/*.ply
+"""
+
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+from dss import cli
+from dss.distance import MeshDistance
+from dss.image_metrics import compare_frames, mean, ssim_gray
+from dss.mesh import load_mesh
+from dss.metrics import markdown
+from dss.pictures import normal_map
+from dss.rays import PAPER_SIZE, PAPER_VIEWS, paper_cameras
+from dss.rendering import check_request
+from dss.truth import cached
+
+COLUMNS = {  # of the table: key, heading, format
+    "mask": ("mask pixels that differ", ".4%"),
+    "ssim": ("SSIM", ".4f"),
+    "normal_error_deg": ("normals (deg)", ".2f"),
+    "turned": ("hit pixels turned > 10 deg", ".1%"),
+    "depth_error": ("depth", ".1e"),
+}
+
+
+def main() -> None:
+    options = cli.parser(__doc__)
+    options.add_argument("meshes", nargs="+", type=Path)
+    options.add_argument("--views", type=int, default=PAPER_VIEWS, help="of the paper's protocol")
+    options.add_argument("--size", type=int, default=PAPER_SIZE, help="pixels per side")
+    args = options.parse_args()
+    check_request(args.views, args.size)
+    device = cli.pick_device(args.device)
+    means = {}
+    for path in args.meshes:
+        mesh = load_mesh(path)
+        distance, rows = MeshDistance(mesh.vertices, mesh.faces, device), []
+        for camera in tqdm(paper_cameras(args.size, args.views), desc=path.stem, unit="view", disable=None):
+            paper, faces = (cached(distance, camera, method) for method in ("paper", "faces"))
+            both = paper.hit & faces.hit
+            chord = np.linalg.norm(paper.normal[both] - faces.normal[both], axis=1)
+            row = compare_frames(paper, faces) | {"mask": float((paper.hit != faces.hit).mean())}
+            row["ssim"] = ssim_gray(*(normal_map(frame.normal, frame.hit) for frame in (paper, faces)))
+            row["turned"] = float((chord > 2 * np.sin(np.radians(5))).mean()) if both.any() else 0.0
+            rows.append(row)
+        means[path.stem] = mean(rows)
+    if len(means) > 1:
+        means["mean"] = mean(list(means.values()))
+    cells = [[name, *(format(row[key], style) for key, (_, style) in COLUMNS.items())] for name, row in means.items()]
+    print(markdown([["", *(heading for heading, _ in COLUMNS.values())], *cells]))
+
+
+if __name__ == "__main__":
+    cli.run(main)
