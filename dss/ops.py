@@ -28,9 +28,6 @@ class Shell(NamedTuple):
     tree: Tensor  # (N, 6, 8) float32, see kernels/shell.h
 
 
-# LEAD -> kernels engineer: the field has grown (config.FieldConfig): activation leaky_relu|silu (x sigmoid(x)), output tanh|radial
-# (|x - c| - (r_in + r_out) / 2 + thickness * network; the old thickness output is gone). configs/fast.yaml uses silu + radial with 4
-# octaves and is what the benchmark's `fast` rows fit. Teach twins, kernels and tests, then drop `fused` in dual_shell.py and this note.
 class Network(NamedTuple):
     """A field's network as the operators take it: see kernels/network.h for the order of the weights."""
 
