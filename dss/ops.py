@@ -112,7 +112,7 @@ def shell_field(shell: Shell, network: Network, points: Tensor, owner: Tensor, g
     owner = _check("shell_field", "owner", owner, (len(points),), shell.spheres, torch.int64)
     if not owner.is_cuda and len(owner) and not 0 <= int(owner.min()) <= int(owner.max()) < len(shell.spheres):
         raise InputError(f"shell_field: owner must be 0 to {len(shell.spheres) - 1}, got {int(owner.min())} to {int(owner.max())}")
-    return _call("shell_field", shell.spheres, *_network("shell_field", shell, network), points, owner, gradient)
+    return _call("shell_field", shell.spheres, *_network("shell_field", shell, network), points, owner, gradient, plain=_beyond(network))
 
 
 @torch.no_grad()
@@ -121,7 +121,8 @@ def shell_sdf(shell: Shell, network: Network, points: Tensor, rule: str) -> Tens
     interlayer the owner's prediction, no more than that gap; elsewhere the distance to the outer spheres, its sign that
     of the prediction at the nearest place of the nearest one."""
     points = _check("shell_sdf", "points", points, (None, 3), shell.spheres)
-    return _call("shell_sdf", *shell, *_network("shell_sdf", shell, network), points, _rule("shell_sdf", rule, RULES[1:]))
+    rule = _rule("shell_sdf", rule, RULES[1:])
+    return _call("shell_sdf", *shell, *_network("shell_sdf", shell, network), points, rule, plain=_beyond(network))
 
 
 @torch.no_grad()
@@ -137,19 +138,27 @@ def shell_trace(shell: Shell, network: Network, origins: Tensor, directions: Ten
     rays = _rays("shell_trace", shell, origins, directions)
     if not 0 < tolerance < 1:
         raise InputError(f"shell_trace: tolerance must lie between 0 and 1, got {tolerance}")
-    network = _network("shell_trace", shell, network)
-    return Traced(*_call("shell_trace", *shell, *network, *rays, _rule("shell_trace", rule, RULES), exact, everywhere, tolerance))
+    network, rule = _network("shell_trace", shell, network), _rule("shell_trace", rule, RULES)
+    return Traced(*_call("shell_trace", *shell, *network, *rays, rule, exact, everywhere, tolerance, plain=_beyond(network)))
 
 
 # ------------------------------------------------------------------------------------------------------------- checks
 
 
-def _call(name: str, *arguments: object) -> tuple[Tensor, ...] | Tensor:
+def _call(name: str, *arguments: object, plain: bool = False) -> tuple[Tensor, ...] | Tensor:
+    """Run an operator, the twin itself for float64 or where `plain` says so. The first argument is the shell's spheres."""
+    if plain or arguments[0].dtype == torch.float64:
+        return getattr(twins, name)(*arguments)
     from kernels import build  # the compiler's business is none of `import dss`
 
     build.load()
-    operator = getattr(torch.ops.dss, name).default if arguments[0].dtype == torch.float32 else getattr(twins, name)
-    return operator(*arguments)
+    return getattr(torch.ops.dss, name).default(*arguments)
+
+
+def _beyond(network: Network) -> bool:
+    """Whether a network is more than the CUDA kernels take."""
+    _, width, octaves, *_ = network.sizes
+    return network.table.is_cuda and (width > 128 or octaves > 10)
 
 
 def _check(op: str, name: str, value: Tensor, shape: tuple[int | None, ...], like: Tensor, dtype: torch.dtype | None = None) -> Tensor:

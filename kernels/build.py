@@ -19,7 +19,7 @@ import torch
 HERE = Path(__file__).parent
 ABI = "-DTORCH_TARGET_VERSION=0x020a000000000000"  # torch 2.10 and later run what any of them compiled
 CPU_FLAGS = [ABI, "-O3", "-march=native", "-fno-math-errno", "-fno-trapping-math", "-fvisibility=hidden"]
-CUDA_FLAGS = [ABI, "-DUSE_CUDA", "-O3"]
+CUDA_FLAGS = [ABI, "-DUSE_CUDA", "-O3", "--extended-lambda", "--expt-relaxed-constexpr"]
 log = logging.getLogger("dss")
 
 

@@ -6,8 +6,10 @@
 
 #ifdef __CUDACC__
 #define DSS_HD __host__ __device__ inline
+#define DSS_CALLED __host__ __device__ __noinline__ // large: nvcc would copy it to every place that calls it
 #else
 #define DSS_HD inline
+#define DSS_CALLED inline
 #endif
 
 namespace dss {
@@ -256,7 +258,7 @@ struct Chords {
   float stop = INFINITY;
   int solid = -1;
 
-  DSS_HD void gather(const Shell& shell, const Ray& ray) {
+  DSS_CALLED void gather(const Shell& shell, const Ray& ray) {
     count = 0;
     stop = INFINITY;
     solid = -1;
@@ -284,7 +286,7 @@ struct Chords {
   }
 
   // Every sphere's chord as a whole, by entry, then by index.
-  DSS_HD bool next_chord(const Shell& shell, const Ray& ray, Segment& segment) const {
+  DSS_CALLED bool next_chord(const Shell& shell, const Ray& ray, Segment& segment) const {
     const Segment last = segment;
     segment.entry = kNone;
     each(shell, ray, [&](const Chord& chord) {
@@ -298,7 +300,7 @@ struct Chords {
 
   // The stretch after the last one's end in which one sphere owns the ray's points. The owner is looked for just behind
   // the start, so that rounding at the seams cannot hold the ray up; shorter stretches go to their neighbours.
-  DSS_HD bool next_owner(const Shell& shell, const Ray& ray, int rule, Segment& segment) const {
+  DSS_CALLED bool next_owner(const Shell& shell, const Ray& ray, int rule, Segment& segment) const {
     float start = segment.end;
     for (;;) {
       const float probe = start * 1.0000005f + 1e-6f;

@@ -52,29 +52,6 @@ inline Network network_of(const Tensor& spheres, const Tensor& table, const Tens
   return net;
 }
 
-// What `shell_trace` is given and fills, for n rays.
-struct Rays {
-  const Point *origins, *directions; // (n, 3)
-  float* t;                          // (n,) in units of the direction's length, inf: no hit
-  int64_t* sphere;                   // (n,) that the hit lies in, -1: no hit
-  Point* normal;                     // (n, 3)
-  int32_t *steps, *segments;         // (n,)
-
-  DSS_HD Ray ray(int64_t i) const { return Ray(origins[i], directions[i]); }
-  DSS_HD void store(int64_t i, const Trace& trace) const {
-    t[i] = trace.hit / trace.ray.length;
-    sphere[i] = trace.sphere;
-    normal[i] = {0, 0, 0};
-    steps[i] = trace.steps;
-    segments[i] = trace.segments;
-  }
-  DSS_HD void store(int64_t i, Point gradient) const {
-    const float length = sqrtf(gradient.x * gradient.x + gradient.y * gradient.y + gradient.z * gradient.z);
-    const float scale = 1 / most(length, 1e-12f);
-    normal[i] = {gradient.x * scale, gradient.y * scale, gradient.z * scale};
-  }
-};
-
 struct Traced {
   Tensor t, sphere, normal, steps, segments;
 

@@ -14,7 +14,7 @@ struct March {
   int rule;        // of shell.h
   bool exact;      // bracket the change of sign; else the paper's hit rule
   bool everywhere; // rule kEvery: trace each interval, as if all ran in parallel, though an earlier one has a hit
-  float tolerance; // width of the bracket around a hit
+  float tolerance; // of the hit's place along the ray
 };
 
 // Sphere tracing over a ray's segments, front to back. The exact rule: the domain's field is the owner's prediction, and
@@ -41,6 +41,12 @@ class Trace {
       return false;
     }
     return advance(shell, march);
+  }
+
+  // Whether `begin` finds anything, for less.
+  DSS_HD bool meets(const Shell& shell) {
+    chords.gather(shell, ray);
+    return chords.count > 0 || chords.stop == 0;
   }
 
   DSS_HD bool take(const Shell& shell, const March& march, float value) {
@@ -123,7 +129,7 @@ class Trace {
     }
     (outside ? low : high) = t;
     (outside ? low_value : high_value) = value;
-    return refine(shell, march, outside);
+    return refine(shell, march, value);
   }
 
   DSS_HD bool step(const Shell& shell, const March& march, float value) {
@@ -141,17 +147,37 @@ class Trace {
     return true;
   }
 
-  // The secant's root, moved by half the tolerance to the far side of the newest end, so that the two together close the
-  // bracket; every third time its middle.
-  DSS_HD bool refine(const Shell& shell, const March& march, bool outside) {
-    const float width = high - low, root = low + width * (low_value / (low_value - high_value));
+  // The secant's root, or every third time the middle, until the slope in the bracket says that the newest query was
+  // within the tolerance; one more secant then takes most of the rest away.
+  DSS_HD bool refine(const Shell& shell, const March& march, float value) {
+    const float width = high - low, drop = low_value - high_value, root = low + width * (low_value / drop);
     const float tolerance = most(march.tolerance, 1e-6f * high);
-    if (width <= tolerance || count >= kLimit) return found(shell, march, root);
-    const float before = root - tolerance / 2, after = root + tolerance / 2;
-    const bool beyond = outside ? after < high : before <= low;
-    t = beyond ? after : before;
-    if (count % 3 == 2 || !(low < t && t < high)) t = low + width / 2;
+    if (width <= tolerance || fabsf(value) * width <= tolerance * drop || count >= kLimit) return found(shell, march, root);
+    t = count % 3 == 2 ? low + width / 2 : root;
     return true;
+  }
+};
+
+// What `shell_trace` is given and fills, for n rays.
+struct Rays {
+  const Point *origins, *directions; // (n, 3)
+  float* t;                          // (n,) in units of the direction's length, inf: no hit
+  int64_t* sphere;                   // (n,) that the hit lies in, -1: no hit
+  Point* normal;                     // (n, 3)
+  int32_t *steps, *segments;         // (n,)
+
+  DSS_HD Ray ray(int64_t i) const { return Ray(origins[i], directions[i]); }
+  DSS_HD void store(int64_t i, const Trace& trace) const {
+    t[i] = trace.hit / trace.ray.length;
+    sphere[i] = trace.sphere;
+    normal[i] = {0, 0, 0};
+    steps[i] = trace.steps;
+    segments[i] = trace.segments;
+  }
+  DSS_HD void store(int64_t i, Point gradient) const {
+    const float length = sqrtf(gradient.x * gradient.x + gradient.y * gradient.y + gradient.z * gradient.z);
+    const float scale = 1 / most(length, 1e-12f);
+    normal[i] = {gradient.x * scale, gradient.y * scale, gradient.z * scale};
   }
 };
 
