@@ -25,7 +25,7 @@ from dss.truth import see
 
 LEGENDS = {
     "error": "red: only one of mesh and field is hit",
-    "slice": "black: the surface; pale: answered by the shell",
+    "slice": "black: the surface; pale: where the shell answers, if there is one",
     "shell": "blue: inner spheres; sand: interlayer; black: the surface",
 }
 SECONDS = 6.0  # of an animation

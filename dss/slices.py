@@ -13,7 +13,7 @@ from dss.fields.base import Field
 from dss.pictures import INK, SIGNED, Scale, colorized
 
 SPACING = 0.05  # between isolines
-RANGE = Scale(-0.15, 0.15, f"signed distance (normalised units), isolines every {SPACING}", SIGNED)
+RANGE = Scale(-0.2, 0.2, f"signed distance (normalised units), isolines every {SPACING}", SIGNED)
 REACH = 0.95  # half the side of the square that is drawn, about the origin
 FINE = 3  # drawing resolution of circles, per pixel
 INTERLAYER, INNER, OUTLINE = (250, 214, 165), (150, 190, 216), (45, 98, 140)
