@@ -14,7 +14,6 @@ from dss.shell import DualShell
 SAMPLES = 1_200_000  # surface samples that set the outer radii, dss.md section 3
 MARGIN = 1e-4  # added to every outer radius by the paper's code; here also the least thickness
 ROUNDING = 1e-6  # radii are proven with this much to spare, more than a float32 evaluation of |x - c| < R can lose
-INPUT_ROUNDING = 1e-7  # a mesh file in float32 moves the surface by half of this
 SMALLEST = 1e-4  # longest edge below which an uncovered piece enlarges a sphere instead of being split
 
 
@@ -45,9 +44,10 @@ def certify(vertices: np.ndarray, faces: np.ndarray, shell: DualShell) -> float:
 
 
 def solid(distance: MeshDistance, shell: DualShell) -> np.ndarray:
-    """(S,) bool: the inner sphere lies in the solid, its centre inside and the surface no nearer than its radius."""
+    """(S,) bool: the inner sphere lies in the solid, its centre inside and the surface no nearer than its radius, but for
+    the 1e-6 by which a float32 mesh file, normalised, may differ from the mesh that the spheres were made for."""
     centers, radii = (buffer.cpu().numpy().astype(np.float64) for buffer in (shell.centers, shell.inner_radii))
-    return (distance.winding(centers) > 0.5) & (distance.exact(centers) >= radii - INPUT_ROUNDING)
+    return (distance.winding(centers) > 0.5) & (distance.exact(centers) >= radii - ROUNDING)
 
 
 def enclose(triangles: np.ndarray, centers: np.ndarray, radii: np.ndarray) -> np.ndarray:

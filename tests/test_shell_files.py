@@ -54,7 +54,7 @@ def test_files_of_different_shells(files):
         read_h5(inner, outer)
 
 
-@pytest.mark.parametrize("rows", [np.ones(4), np.ones((3, 5)), np.ones((0, 4)), np.full((3, 4), np.nan), np.full((3, 4), "text", dtype="S4")])
+@pytest.mark.parametrize("rows", [np.ones(4), np.ones((3, 5)), np.ones((0, 4)), np.full((3, 4), np.nan), np.full((3, 4), b"text")])
 def test_damaged_rows(files, rows):
     _, inner, outer = files
     rewrite(inner, rows)
