@@ -62,7 +62,7 @@ def studio(normal: np.ndarray, view: np.ndarray, hit: np.ndarray) -> np.ndarray:
 def colorized(values: np.ndarray, scale: Scale) -> np.ndarray:
     """Numbers (h, w) in the colours of the scale; those beyond its ends take the end's colour. NaN, for nothing there, is
     white; infinity, for something wrong there, red."""
-    share = ((np.nan_to_num(values) - scale.low) / max(scale.high - scale.low, 1e-12)).clip(0, 1)
+    share = ((np.nan_to_num(values, posinf=0) - scale.low) / max(scale.high - scale.low, 1e-12)).clip(0, 1)
     stops = np.linspace(0, 1, len(scale.colours))
     image = np.stack([np.interp(share, stops, scale.colours[:, channel]) for channel in range(3)], -1)
     image = np.where(np.isposinf(values)[..., None], ALARM, image.round())
@@ -148,7 +148,7 @@ def ticks(low: float, high: float) -> np.ndarray:
     rough = (high - low) / 6
     power = 10.0 ** np.floor(np.log10(rough))
     step = next(power * factor for factor in (1, 2, 5, 10) if power * factor >= rough)
-    return np.arange(np.ceil(low / step - 1e-9), np.floor(high / step + 1e-9) + 1) * step
+    return np.arange(np.ceil(low / step - 1e-9), np.floor(high / step + 1e-9) + 1) * step + 0.0  # no negative zero
 
 
 def _developed(light: np.ndarray, hit: np.ndarray) -> np.ndarray:

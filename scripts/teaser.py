@@ -80,12 +80,13 @@ def smaller(image: np.ndarray) -> np.ndarray:
 
 
 def detail(frame: Frame, up: str) -> Camera:
-    """The same camera, closer on where the normals vary most."""
-    window = frame.camera.width // ZOOM
-    blurred = ndimage.uniform_filter(frame.normal, (window, window, 0))
-    variety = ndimage.uniform_filter(frame.hit.astype(float), window) - np.square(blurred).sum(2)  # mean |n|^2 - |mean n|^2
-    variety[~frame.hit] = -1
-    pixel = np.unravel_index(variety.argmax(), variety.shape)
+    """The same camera, closer on the part of the surface with the finest relief; silhouettes do not count."""
+    fine = max(3, frame.camera.width // 60)
+    depth = np.where(frame.hit, frame.t, 0)
+    whole = ndimage.maximum_filter(depth, fine) - ndimage.minimum_filter(depth, fine) < 0.1
+    relief = np.square(frame.normal - ndimage.uniform_filter(frame.normal, (fine, fine, 0))).sum(2) * whole
+    density = np.where(frame.hit, ndimage.uniform_filter(relief, frame.camera.width // ZOOM), -1)
+    pixel = np.unravel_index(density.argmax(), density.shape)
     eye = frame.camera.pose[:, 3]
     target = eye.numpy() - frame.t[pixel] * frame.view[pixel]
     pose = look_at(eye, target, [float(axis == up) for axis in "xyz"])

@@ -10,6 +10,12 @@ import torch
 import trimesh
 from PIL import Image
 
+from dss.config import Config, FieldConfig
+from dss.fields import build
+from dss.mesh import load_mesh
+from dss.run import Source, save_field
+from dss.shell import DualShell
+
 
 @pytest.fixture(scope="session")
 def data() -> Path:
@@ -62,4 +68,19 @@ def scene(tmp_path: Path) -> Path:
         Image.fromarray(pixels).save(folder / "test" / f"r_{index}.png")
         frames.append({"file_path": f"./test/r_{index}", "transform_matrix": np.eye(4).tolist()})
     (folder / "transforms_test.json").write_text(json.dumps({"camera_angle_x": 0.7, "frames": frames}))
+    return folder
+
+
+@pytest.fixture
+def ball_run(tmp_path: Path, ball: trimesh.Trimesh) -> Path:
+    """A run folder whose field is the exact distance to the ball that is beside it in ball.ply, which has moved since the fit."""
+    path = tmp_path / "ball.ply"
+    ball.export(path)
+    mesh = load_mesh(path)
+    config = Config(field=FieldConfig(latent=1, width=4, owner="smallest"))
+    field = build(config.field, DualShell(torch.zeros(1, 3), torch.tensor([0.8]), torch.tensor([1.0])))
+    for parameter in field.mlp[-1].parameters():
+        torch.nn.init.zeros_(parameter)  # what is left is the distance to the sphere midway
+    folder = tmp_path / "run"
+    save_field(folder, field, config, Source(str(tmp_path / "moved.ply"), mesh.sha256, tuple(mesh.center), mesh.scale))
     return folder

@@ -10,7 +10,6 @@ import render
 from dss import cli
 from dss.config import Config, FieldConfig
 from dss.fields import build
-from dss.mesh import load_mesh
 from dss.pictures import ALARM
 from dss.run import Source, save_field
 from dss.shell import DualShell
@@ -75,22 +74,14 @@ def test_modes_of_a_run(script, run, tmp_path, mode):
     assert all(len(np.unique(image.reshape(-1, 3), axis=0)) > 5 for image in images)
 
 
-def test_error_of_a_run(script, tmp_path, ball):
-    """A shell whose field is the true distance to the ball: no error, but where only one of the two is hit."""
-    path = tmp_path / "ball.ply"
-    ball.export(path)
-    mesh = load_mesh(path)
-    config = Config(field=FieldConfig(latent=1, width=4, owner="smallest"))
-    field = build(config.field, DualShell(torch.zeros(1, 3), torch.tensor([0.8]), torch.tensor([1.0])))
-    for parameter in field.mlp[-1].parameters():
-        torch.nn.init.zeros_(parameter)  # what is left is the distance to the sphere midway
-    folder = tmp_path / "run"
-    save_field(folder, field, config, Source(str(tmp_path / "moved.ply"), mesh.sha256, tuple(mesh.center), mesh.scale))
-    code, _, error = script(folder, "--mode", "error", "--views", 1, "--size", 24)
+def test_error_of_a_run(script, ball_run):
+    """No error, but where only one of the two is hit; and a mesh that has moved is asked for."""
+    arguments = [ball_run, "--mode", "error", "--views", 1, "--size", 24]
+    code, _, error = script(*arguments)
     assert code == 2 and "moved.ply, which is not there; name it with --mesh" in error
-    code, _, error = script(folder, "--mode", "error", "--views", 1, "--size", 24, "--mesh", path)
+    code, _, error = script(*arguments, "--mesh", ball_run.parent / "ball.ply")
     assert code == 0, error
-    image = np.asarray(Image.open(folder / "pictures" / "error_000.png"))
+    image = np.asarray(Image.open(ball_run / "pictures" / "error_000.png"))
     assert (image == ALARM).all(-1).mean() < 0.05 and (image != 255).any(-1).mean() > 0.4
 
 
