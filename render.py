@@ -73,7 +73,7 @@ def main() -> None:
         labels, scale = [str(cut) for cut in cuts], RANGE if args.mode == "slice" else None
     else:
         cameras = tqdm(turntable(args.views, args.size, args.up), desc="render", unit="view", disable=None)
-        frames = [render(field, camera) if args.run else see(distance, camera, "smooth") for camera in cameras]
+        frames = (render(field, camera) if args.run else see(distance, camera, "smooth") for camera in cameras)
         images, scale = draw(frames, args.mode, distance)
         labels = [f"{360 * index / args.views:.0f}\N{DEGREE SIGN}" for index in range(args.views)]
 

@@ -1,7 +1,7 @@
 """The modes of render.py: from what cameras see to pictures."""
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable
 
 import numpy as np
 
@@ -12,7 +12,8 @@ from dss.frame import Frame
 from dss.pictures import Scale
 from dss.truth import see
 
-BYTES = 400  # of memory per pixel of one view, at the peak
+BYTES = 400  # of memory per pixel of the view in work
+KEPT = 12  # per pixel of every view
 
 
 def _error(frame: Frame, distance: MeshDistance) -> np.ndarray:
@@ -36,7 +37,7 @@ NUMBERS: dict[str, tuple[str, Callable[[Frame, MeshDistance | None], np.ndarray]
 }
 
 
-def draw(frames: Sequence[Frame], mode: str, distance: MeshDistance | None = None) -> tuple[list[np.ndarray], Scale | None]:
+def draw(frames: Iterable[Frame], mode: str, distance: MeshDistance | None = None) -> tuple[list[np.ndarray], Scale | None]:
     """One picture (h, w, 3) uint8 per frame, in a mode of IMAGES or NUMBERS; for numbers, the scale that the pictures share.
 
     `distance` is to the true mesh, which the mode `error` needs.
@@ -57,7 +58,7 @@ def check_request(views: int, size: int) -> None:
         raise InputError(f"--views {views}: there is nothing to draw; ask for at least 1")
     if size < 1:
         raise InputError(f"--size {size}: a picture needs at least 1 pixel per side; 512 is usual")
-    need, memory = size * size * BYTES, os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    need, memory = size * size * (BYTES + KEPT * views), os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     if need > memory / 2:
         gib = f"{need / 2**30:,.1f} GiB of memory, and this machine has {memory / 2**30:,.1f}"
-        raise InputError(f"--size {size}: would take {gib}; choose a smaller size")
+        raise InputError(f"--size {size}, --views {views}: would take {gib}; choose a smaller size or fewer views")
