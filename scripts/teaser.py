@@ -80,11 +80,12 @@ def smaller(image: np.ndarray) -> np.ndarray:
 
 
 def detail(frame: Frame, up: str) -> Camera:
-    """The same camera, closer on the part of the surface with the finest relief; silhouettes do not count."""
+    """The same camera, closer on the part of the surface with the finest relief in the light; silhouettes do not count."""
     fine = max(3, frame.camera.width // 60)
     depth = np.where(frame.hit, frame.t, 0)
     whole = ndimage.maximum_filter(depth, fine) - ndimage.minimum_filter(depth, fine) < 0.1
-    relief = np.square(frame.normal - ndimage.uniform_filter(frame.normal, (fine, fine, 0))).sum(2) * whole
+    relief = np.square(frame.normal - ndimage.uniform_filter(frame.normal, (fine, fine, 0))).sum(2)
+    relief *= whole * draw([frame], "shaded")[0][0].mean(2)
     density = np.where(frame.hit, ndimage.uniform_filter(relief, frame.camera.width // ZOOM), -1)
     pixel = np.unravel_index(density.argmax(), density.shape)
     eye = frame.camera.pose[:, 3]
