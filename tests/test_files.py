@@ -1,5 +1,6 @@
 import resource
 import signal
+from contextlib import contextmanager
 
 import numpy as np
 import pytest
@@ -10,14 +11,19 @@ from dss.errors import InputError
 from dss.files import replacing
 
 
-@pytest.fixture
+@contextmanager
 def full_disk():
-    """No file may grow beyond 4 KiB, which writers meet as they meet a full disk: an error in the middle of a write."""
+    """No file may grow beyond 4 KiB, which writers meet as they meet a full disk: an error in the middle of a write.
+
+    No fixture: the limit would still hold while pytest reports, and end its own output where that goes to a file.
+    """
     limits, handler = resource.getrlimit(resource.RLIMIT_FSIZE), signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_FSIZE, (4096, limits[1]))
-    yield
-    resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-    signal.signal(signal.SIGXFSZ, handler)
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        signal.signal(signal.SIGXFSZ, handler)
 
 
 def names(folder):
@@ -52,10 +58,11 @@ WRITERS = {
 
 
 @pytest.mark.parametrize("write", WRITERS.values(), ids=WRITERS)
-def test_a_full_disk_leaves_nothing_half_written(tmp_path, full_disk, write):
+def test_a_full_disk_leaves_nothing_half_written(tmp_path, write):
     path = tmp_path / "file.bin"
     path.write_text("old")
-    with pytest.raises(InputError, match="file.bin: cannot be written .*[Ff]ile too large.*free some space"), replacing(path) as temporary:
+    refusal = pytest.raises(InputError, match="file.bin: cannot be written .*[Ff]ile too large.*free some space")
+    with refusal, full_disk(), replacing(path) as temporary:
         write(temporary)
     assert path.read_text() == "old" and names(tmp_path) == ["file.bin"]
 
