@@ -51,7 +51,8 @@ def main() -> None:
     if args.json:
         save(args.json, {**mean, "runs": rows})
     print(table(rows | {"mean": mean} if len(rows) > 1 else rows))
-    print(f"next: look at {args.export or args.json or args.run[-1] / 'eval.json'}")
+    written = args.export or args.json or (path if path.is_file() else path / "eval.json")
+    print(f"next: look at {written}")
 
 
 def save(path: Path, values: dict) -> None:

@@ -136,37 +136,41 @@ class _Lloyd:
         start = np.concatenate([[0], size.cumsum()])
         return _Cells(gap, best, np.argsort(best[0], kind="stable"), start, thickness, size / len(self.samples))
 
-    def settle(self, balls: np.ndarray, iterations: int) -> np.ndarray:
-        """Lloyd's iteration: form the cells, then move each ball to where its cell needs less thickness."""
+    def settle(self, balls: np.ndarray, iterations: int, active: np.ndarray | None = None) -> np.ndarray:
+        """Lloyd's iteration: form the cells, then move each ball, or each `active` (S,) bool, where its cell needs less thickness."""
         balls = balls.copy()
         for _ in range(iterations):
             cells = self.cells(balls)
             size = cells.start[1:] - cells.start[:-1]
-            pick = cells.start[:-1, None] + (self.generator.random((len(balls), 2 * TRIALS)) * size[:, None]).astype(np.int64)
-            self._improve(balls, cells, self.medial[cells.members[pick.clip(max=len(self.samples) - 1)]])
-            step = cells.thickness.copy()
+            chosen = np.flatnonzero((size > 0) if active is None else (size > 0) & active)
+            pick = (self.generator.random((len(chosen), 2 * TRIALS)) * size[chosen, None]).astype(np.int64)
+            self._improve(balls, cells, chosen, self.medial[cells.members[cells.start[chosen, None] + pick]])
+            step = cells.thickness[chosen]
             for _ in range(4):
-                step[~self._improve(balls, cells, _balls(self.distance, _moved(balls, step, self.generator)))] *= 0.6
+                trials = _balls(self.distance, _moved(balls[chosen], step, self.generator))
+                step = np.where(self._improve(balls, cells, chosen, trials), step, 0.6 * step)
         return balls
 
-    def _improve(self, balls: np.ndarray, cells: _Cells, trials: np.ndarray) -> np.ndarray:
-        """Replace balls, and their thickness, by the best of their trials (S, T, 4) where that is better (S,) bool."""
-        filled = np.flatnonzero(cells.start[1:] > cells.start[:-1])
-        points, owner = self.samples[cells.members], cells.ball[0, cells.members]
-        gap = np.stack([_gap(points, trials[owner, k]) for k in range(trials.shape[1])], 1)
-        needed = np.full(trials.shape[:2], np.inf)
-        needed[filled] = np.maximum.reduceat(gap, cells.start[filled])
+    def _improve(self, balls: np.ndarray, cells: _Cells, chosen: np.ndarray, trials: np.ndarray) -> np.ndarray:
+        """Replace the chosen balls (m,), and their thickness, by the best of their trials (m, T, 4) where it is better (m,) bool."""
+        size = (cells.start[1:] - cells.start[:-1])[chosen]
+        begin = size.cumsum() - size
+        local = np.arange(len(chosen)).repeat(size)
+        points = self.samples[cells.members[np.arange(len(local)) + (cells.start[chosen] - begin)[local]]]
+        gap = np.stack([_gap(points, trials[local, k]) for k in range(trials.shape[1])], 1)
+        needed = np.maximum.reduceat(gap, begin)
         best = needed.argmin(1)
-        value = needed[np.arange(len(balls)), best]
-        better = value < cells.thickness
-        balls[better], cells.thickness[better] = trials[better, best[better]], value[better]
+        value = needed[np.arange(len(chosen)), best]
+        better = value < cells.thickness[chosen]
+        balls[chosen[better]], cells.thickness[chosen[better]] = trials[better, best[better]], value[better]
         return better
 
     def relocate(self, balls: np.ndarray) -> np.ndarray:
         """Rounds of moving balls of little worth to where the shell is thick, each kept where the whole shell gets thinner."""
         cells, limit = self.cells(balls), max(1, int(RELOCATED * len(balls)))
         for _ in range(ROUNDS):
-            trial = self.settle(self._exchange(balls, cells, limit), 3)
+            trial, active = self._exchange(balls, cells, limit)
+            trial = self.settle(trial, 3, active)
             trial_cells = self.cells(trial)
             if trial_cells.worth.sum() < cells.worth.sum():
                 balls, cells = trial, trial_cells
@@ -174,8 +178,11 @@ class _Lloyd:
                 limit = max(1, limit // 2)
         return balls
 
-    def _exchange(self, balls: np.ndarray, cells: _Cells, limit: int) -> np.ndarray:
-        """Let up to `limit` balls, no two of them neighbours, each take half of a cell of large worth."""
+    def _exchange(self, balls: np.ndarray, cells: _Cells, limit: int) -> tuple[np.ndarray, np.ndarray]:
+        """Let up to `limit` balls, no two of them neighbours, each take half of a cell of large worth.
+
+        Returns the balls, and which of them (S,) bool have a part in that or are neighbours of those that have.
+        """
         count, gap, (ball, other) = len(balls), cells.gap[1], cells.ball
         shared = other >= 0
         pairs, inverse = np.unique(ball[shared] * count + other[shared], return_inverse=True)
@@ -187,7 +194,8 @@ class _Lloyd:
         cost[ball[~shared]] = np.inf
         heirs = np.split(heir, np.searchsorted(removed, np.arange(1, count)))
 
-        balls, busy, left = balls.copy(), np.zeros(count, bool), limit
+        balls, left = balls.copy(), limit
+        busy, active = np.zeros(count, bool), np.zeros(count, bool)
         rich = iter(np.argsort(-cells.worth))
         for poor in np.argsort(cost):
             if busy[poor] or busy[heirs[poor]].any():
@@ -197,11 +205,12 @@ class _Lloyd:
             if not left or split is None or cost[poor] > 0.5 * cells.worth[split]:  # what halving a cell saves, or more
                 break
             busy[split], left = True, left - 1
+            active[[poor, split, *heirs[poor], *heirs[split]]] = True
             members = cells.members[cells.start[split] : cells.start[split + 1]]
             medial = np.concatenate([balls[split, None], self.medial[self.generator.choice(members, 8 * TRIALS)]])
             for index, half in zip((split, poor), _halves(self.samples[members]), strict=True):
                 balls[index] = medial[_gap(half[:, None], medial).max(0).argmin()]
-        return balls
+        return balls, active
 
 
 def _halves(points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -96,7 +96,11 @@ def chamfer(first: np.ndarray, second: np.ndarray) -> float:
 
 
 def normal_angles(own: MeshDistance, faces: np.ndarray, other: MeshDistance, points: np.ndarray) -> np.ndarray:
-    """Degrees (n,) between the normals of `own` at points (n, 3) on its `faces` (n,), and of `other` at the closest points."""
+    """Degrees (n,) between the normals of `own` at points (n, 3) on its `faces` (n,), and of `other` at the closest points.
+
+    Where two faces of `other` coincide back to back, either may be the closest: on such a mesh the truth against itself
+    is not 0 (0.2 on Thingi32 76277, where 0.2 % of the surface is like that).
+    """
     chord = own.normals.cpu().numpy()[faces] - other.normals.cpu().numpy()[other.closest(points)[1]]
     return np.degrees(2 * np.arcsin((np.linalg.norm(chord, axis=1) / 2).clip(max=1)))  # an arccos would lose small angles
 
