@@ -7,7 +7,9 @@ A run that was interrupted is resumed by the same command.
 """
 
 import time
+from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -15,13 +17,18 @@ from tqdm import tqdm
 
 from dss import cli
 from dss.config import Config, load_config
-from dss.fields import Field
+from dss.fields import METHODS, Field, build
+from dss.fields.base import Geometry
 from dss.fit import fit
 from dss.frame import render
 from dss.pictures import studio
 from dss.rays import turntable
 from dss.run import Log, Source, load_samples, open_folder, save_field, save_samples
 from dss.samples import draw_samples
+
+if TYPE_CHECKING:
+    from dss.distance import MeshDistance
+    from dss.mesh import Mesh
 
 PICTURE = 160  # pixels per side of the pictures in TensorBoard
 AMBIGUOUS = 0.01  # share of the surface above which an ambiguous sign is worth a warning
@@ -33,6 +40,7 @@ def main() -> None:
     options.add_argument("overrides", nargs="*", metavar="key.sub=value", help="change single values of the configuration")
     options.add_argument("--config", type=Path, default=QUICKSTART, help="a YAML file, see configs/")
     options.add_argument("--mesh", help="the mesh to fit; the same as mesh.path=FILE")
+    options.add_argument("--weights", type=Path, help="import this file of the method's authors instead of fitting")
     options.add_argument("--out", type=Path, help="the run folder (default: runs/CONFIG, or runs/CONFIG_MESH)")
     args = options.parse_intermixed_args()
     if args.mesh:
@@ -42,48 +50,64 @@ def main() -> None:
     folder = args.out or Path("runs", "_".join([args.config.stem, *mesh_name]))
     device = cli.pick_device(args.device)
 
-    open_folder(folder, config)
-    if not (folder / "samples.npz").is_file():
-        prepare(config, folder, device)
-    source, shell, rounds = load_samples(folder)
-    print(f"shell     {len(shell)} spheres, thickness {shell.thickness.mean():.4f} mean, {shell.thickness.max():.4f} max")
-    print(f"samples   {len(rounds[0]):,} x {len(rounds)} rounds")
-
-    if (folder / "field.safetensors").is_file():
-        print("field     already fitted")
+    if args.weights:
+        import_weights(args.weights, config, folder, device)
     else:
-        start = time.perf_counter()
-        with Log(folder, config.fit.epochs, picture, config.fit.checkpoint) as log:
-            field = fit(config, shell, rounds, device, folder / "training.safetensors", log.report)
-        save_field(folder, field, config, source)
-        print(f"fit       {time.perf_counter() - start:.0f} s, {sum(field.storage().values()) / 1024:.1f} KiB")
+        open_folder(folder, config)
+        if not (folder / "samples.npz").is_file():
+            prepare(config, folder, device)
+        fit_samples(config, folder, device)
     print(f"next: python eval.py {folder}; python render.py {folder}")
 
 
-def prepare(config: Config, folder: Path, device: torch.device) -> None:
-    """Everything up to the samples: the part that needs the mesh and its libraries."""
-    from dss.cover import cover
+def fit_samples(config: Config, folder: Path, device: torch.device) -> None:
+    """From the samples to the field."""
+    source, geometry, rounds = load_samples(folder)
+    print(f"samples   {len(rounds[0]):,} x {len(rounds)} rounds")
+    if (folder / "field.safetensors").is_file():
+        print("field     already fitted")
+        return
+    start = time.perf_counter()
+    with Log(folder, config.fit.epochs, picture, config.fit.checkpoint) as log:
+        field = fit(config, geometry, rounds, device, folder / "training.safetensors", log.report)
+    save_field(folder, field, config, source)
+    print(f"fit       {time.perf_counter() - start:.0f} s, {sum(field.storage().values()) / 1024:.1f} KiB")
+
+
+def import_weights(path: Path, config: Config, folder: Path, device: torch.device) -> None:
+    """The field that a method's authors fitted, as a run of ours."""
+    source, _, _, geometry = stand(config, device)
+    field = METHODS[config.field.method].from_weights(path, config.field, geometry)
+    config = replace(config, field=field.settings)
+    open_folder(folder, config)
+    save_field(folder, field, config, source)
+    print(f"field     {path}, {sum(field.storage().values()) / 1024:.1f} KiB")
+
+
+def stand(config: Config, device: torch.device) -> tuple[Source, "Mesh", "MeshDistance", Geometry]:
+    """The mesh, and what the field stands on."""
     from dss.distance import MeshDistance
-    from dss.enclosure import build_shell
     from dss.mesh import load_mesh
-    from dss.spheres import farthest
 
     mesh = load_mesh(config.mesh.path, config.mesh.radius)
     print(f"mesh      {mesh.report}")
     distance = MeshDistance(mesh.vertices, mesh.faces, device)
     if (ambiguous := distance.ambiguous_share()) > AMBIGUOUS:
         print(f"warning   inside and outside are ambiguous on {ambiguous:.0%} of the surface: expect a wrong sign there; close the holes")
-    if config.spheres.method == "farthest":
-        spheres = farthest(distance, config.spheres.count, config.spheres.resolution)
-    else:
-        spheres = cover(distance, config.spheres.count, config.seed)
-    shell = build_shell(mesh.vertices, mesh.faces, *spheres, seed=config.seed)
-    print(f"spheres   {len(shell)} by {config.spheres.method}, enclosure certified for every triangle")
+    geometry = METHODS[config.field.method].geometry(mesh, distance, config)
+    return Source(config.mesh.path, mesh.sha256, tuple(mesh.center.tolist()), mesh.scale), mesh, distance, geometry
+
+
+def prepare(config: Config, folder: Path, device: torch.device) -> None:
+    """Everything up to the samples: the part that needs the mesh and its libraries."""
+    source, mesh, distance, geometry = stand(config, device)
+    field = build(config.field, geometry)
+    if shell := field.shell:
+        print(f"shell     {len(shell)} spheres, thickness {shell.thickness.mean():.4f} mean, {shell.thickness.max():.4f} max")
     rounds = -(-config.fit.epochs // config.fit.resample)
     seeds = tqdm(range(config.seed, config.seed + rounds), "samples", disable=None, leave=False)
-    drawn = [draw_samples(mesh, distance, shell, config.samples, config.field.owner, seed) for seed in seeds]
-    source = Source(config.mesh.path, mesh.sha256, tuple(mesh.center.tolist()), mesh.scale)
-    save_samples(folder, source, shell, drawn)
+    drawn = [draw_samples(mesh, distance, field.shell, config.samples, field.owner_rule, seed) for seed in seeds]
+    save_samples(folder, source, geometry, drawn)
 
 
 def picture(field: Field) -> np.ndarray:

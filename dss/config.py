@@ -13,9 +13,10 @@ from typing import Any, Literal, get_args, get_origin
 import yaml
 
 from dss.errors import InputError
+from dss.fields import METHODS, Field, Settings
 from dss.files import replacing
 
-MAY_BE_ZERO = {"seed", "restarts", "band"}  # of the numbers; all others are positive
+MAY_BE_ZERO = {"seed", "restarts", "band", "decay"}  # of the numbers; all others are positive
 AT_MOST = {"radius": 1.0, "holdout": 0.5}  # of the numbers; 1e12 for all others
 
 
@@ -40,20 +41,6 @@ class SamplesConfig:
 
 
 @dataclass(frozen=True)
-class FieldConfig:
-    method: Literal["dual_shell"] = "dual_shell"  # a file of dss/fields
-    owner: Literal["smallest", "relative"] = "relative"  # the sphere that answers for a point, see DualShell.owner
-    latent: int = 32  # floats per sphere
-    layers: int = 2  # hidden layers
-    width: int = 128  # of each hidden layer
-    octaves: int = 4  # of the positional encoding
-    base_frequency: float = 1.0  # of the lowest octave, radians per unit of the offset
-    local: bool = True  # divide the offset from the centre by the outer radius
-    activation: Literal["leaky_relu", "silu"] = "silu"  # of the hidden layers
-    output: Literal["tanh", "radial"] = "radial"  # the paper's bounded output, or thicknesses from the middle of the layer
-
-
-@dataclass(frozen=True)
 class FitConfig:
     epochs: int = 100  # passes over the training samples
     resample: int = 50  # epochs between fresh sets of samples
@@ -62,8 +49,9 @@ class FitConfig:
     optimizer: Literal["adam", "muon"] = "muon"  # muon: for the hidden matrices, Adam for the rest
     rate: float = 4e-2  # highest learning rate
     latent_rate: float = 3.0  # of the latents, as a multiple of `rate`
-    schedule: Literal["plateau", "cosine"] = "cosine"  # of the learning rate: the paper's, or one cosine over the fit
-    loss: Literal["l1", "l2"] = "l1"
+    decay: float = 0.0  # decoupled weight decay, where the optimiser is Adam
+    schedule: Literal["plateau", "cosine", "steps", "constant"] = "cosine"  # of the learning rate, see dss/fit.py
+    loss: Literal["l1", "l2", "clamp"] = "l1"  # clamp: l1 of both sides clamped to 0.1 (DeepSDF)
     band: float = 0.01  # samples weigh 0.05 + exp(-|sdf| / band); 0: all weigh the same
     restarts: int = 2  # fresh initialisations after a non-finite loss or a field without a surface; then an error
     checkpoint: int = 10  # epochs between resumable states
@@ -76,7 +64,7 @@ class Config:
     mesh: MeshConfig = MeshConfig()
     spheres: SpheresConfig = SpheresConfig()
     samples: SamplesConfig = SamplesConfig()
-    field: FieldConfig = FieldConfig()
+    field: Settings = METHODS["dual_shell"].Settings()  # those of the method that its key `method` names
     fit: FitConfig = FitConfig()
 
 
@@ -145,11 +133,20 @@ def _build(kind: type, tree: Any, source: str, prefix: str) -> Any:
             near = difflib.get_close_matches(str(key), known, 1, 0)
             raise InputError(f"{source}: unknown key {prefix}{key}; did you mean {prefix}{near[0]}?")
         expected = known[key].type
+        if expected is Settings and isinstance(value, dict):
+            expected = _method(value.get("method", "dual_shell"), source).Settings
         if dataclasses.is_dataclass(expected):
             values[key] = _build(expected, value, source, f"{prefix}{key}.")
         else:
             values[key] = _checked(value, expected, key, f"{source}: {prefix}{key}")
     return kind(**values)
+
+
+def _method(name: Any, source: str) -> type[Field]:
+    if name not in METHODS:
+        near = difflib.get_close_matches(str(name), METHODS, 1, 0)
+        raise InputError(f"{source}: unknown field.method {name}; did you mean {near[0]}? There are {', '.join(METHODS)}")
+    return METHODS[name]
 
 
 def _checked(value: Any, expected: Any, key: str, where: str) -> Any:

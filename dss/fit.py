@@ -10,24 +10,30 @@ from torch import Tensor
 from dss.config import Config, FitConfig
 from dss.errors import InputError
 from dss.fields import Field, build
-from dss.fields.base import CHUNK
+from dss.fields.base import CHUNK, Geometry
 from dss.run import load_tensors, save_tensors
 from dss.samples import Samples
-from dss.shell import DualShell
 
 WARM_UP = 0.02  # share of the fit over which the cosine schedule rises from zero
 PATIENCE = 3  # epochs that a field may take to cross zero
+STEPS, STEP = (0.4, 0.5), 0.1  # shares of the fit after which the schedule `steps` multiplies the learning rate (DeepSDF points)
+CLAMP = 0.1  # distance beyond which the loss `clamp` asks for no more (DeepSDF)
+LOSSES = {
+    "l1": lambda predicted, true: (predicted - true).abs(),
+    "l2": lambda predicted, true: (predicted - true).square(),
+    "clamp": lambda predicted, true: (predicted.clamp(-CLAMP, CLAMP) - true.clamp(-CLAMP, CLAMP)).abs(),
+}
 Report = Callable[[int, Field, dict[str, float]], None]  # (epochs done, field, scalars), after every epoch
 
 
 class Training:
     """A field with its optimiser and schedule, at some epoch of some attempt: all that a checkpoint holds."""
 
-    def __init__(self, config: Config, shell: DualShell, device: torch.device, attempt: int = 0):
+    def __init__(self, config: Config, geometry: Geometry, device: torch.device, attempt: int = 0):
         torch.manual_seed(config.seed + 1000 * attempt)
         self.attempt, self.epoch, self.rate = attempt, 0, config.fit.rate
         self.config, self.device = config.fit, device
-        self.field = build(config.field, shell).to(device)
+        self.field = build(config.field, geometry).to(device)
         self.optimizers = make_optimizers(self.field, config.fit)
         # The constants of the paper's code (dss.md, section 6).
         self.plateau = torch.optim.lr_scheduler.ReduceLROnPlateau(
@@ -40,8 +46,8 @@ class Training:
         order = torch.randperm(len(samples), generator=generator, device=self.device).split(config.batch)
         total = torch.zeros((), device=self.device)
         for step, batch in enumerate(order):
-            if config.schedule == "cosine":
-                self._set_rate(cosine((self.epoch + step / len(order)) / config.epochs) * config.rate)
+            if config.schedule in FACTORS:
+                self._set_rate(FACTORS[config.schedule]((self.epoch + step / len(order)) / config.epochs) * config.rate)
             loss = self._loss(Samples(samples.points[batch], samples.owner[batch], samples.sdf[batch]))
             self.field.zero_grad()
             loss.backward()
@@ -65,10 +71,12 @@ class Training:
     def _loss(self, samples: Samples) -> Tensor:
         mixed = self.config.mixed and self.device.type == "cuda"
         with torch.autocast(self.device.type, torch.bfloat16, enabled=mixed):
-            residual = self.field(samples.points, samples.owner).float() - samples.sdf
-        error = residual.abs() if self.config.loss == "l1" else residual.square()
+            return self.field.loss(samples, self._error)
+
+    def _error(self, predicted: Tensor, true: Tensor) -> Tensor:
+        error = LOSSES[self.config.loss](predicted.float(), true)
         if self.config.band > 0:
-            error = error * (0.05 + torch.exp(-samples.sdf.abs() / self.config.band))
+            error = error * (0.05 + torch.exp(-true.abs() / self.config.band))
         return error.mean()
 
     def _set_rate(self, rate: float) -> None:
@@ -86,10 +94,10 @@ class Training:
         save_tensors(path, tensors, about)
 
     @staticmethod
-    def load(path: Path, config: Config, shell: DualShell, device: torch.device) -> "Training":
+    def load(path: Path, config: Config, geometry: Geometry, device: torch.device) -> "Training":
         """Read what `save` wrote. Raises InputError where the file is damaged."""
         tensors, about = load_tensors(path)
-        training = Training(config, shell, device, about["attempt"])
+        training = Training(config, geometry, device, about["attempt"])
         training.epoch = about["epoch"]
         training.field.load_state_dict({name.removeprefix("field."): value for name, value in tensors.items() if name.startswith("field.")})
         for number, optimizer in enumerate(training.optimizers):
@@ -104,14 +112,14 @@ class Training:
         return training
 
 
-def fit(config: Config, shell: DualShell, rounds: list[Samples], device: torch.device, state_path: Path, report: Report) -> Field:
-    """Fit the configured field to `rounds` of samples, one round per `fit.resample` epochs.
+def fit(config: Config, geometry: Geometry, rounds: list[Samples], device: torch.device, state_path: Path, report: Report) -> Field:
+    """Fit the configured field, which stands on `geometry`, to `rounds` of samples, one round per `fit.resample` epochs.
 
     Resumes from `state_path` where it exists, and writes it every `fit.checkpoint` epochs. Starts afresh, at most
     `fit.restarts` times, after a non-finite loss or where the field has one sign on all held-out samples; then raises
     InputError.
     """
-    training = Training.load(state_path, config, shell, device) if state_path.is_file() else Training(config, shell, device)
+    training = Training.load(state_path, config, geometry, device) if state_path.is_file() else Training(config, geometry, device)
     parts, loaded = (), None
     while training.epoch < config.fit.epochs:
         number = min(training.epoch // config.fit.resample, len(rounds) - 1)
@@ -128,7 +136,7 @@ def fit(config: Config, shell: DualShell, rounds: list[Samples], device: torch.d
             if training.attempt == config.fit.restarts:
                 what = "the field has no surface" if finite else "the loss is not finite"
                 raise InputError(f"epoch {training.epoch}: {what}, also after {config.fit.restarts} restarts; lower fit.rate")
-            training = Training(config, shell, device, training.attempt + 1)
+            training = Training(config, geometry, device, training.attempt + 1)
     return training.field
 
 
@@ -144,7 +152,7 @@ def make_optimizers(field: Field, config: FitConfig) -> list[torch.optim.Optimiz
         (latents if name == "latents" else matrices if hidden else rest).append(parameter)
     groups = [{"params": rest, "scale": 1.0}, {"params": latents, "scale": config.latent_rate}]
     groups = [group | {"lr": config.rate * group["scale"]} for group in groups if group["params"]]
-    result = [torch.optim.Adam(groups, fused=True)]
+    result = [torch.optim.AdamW(groups, weight_decay=config.decay, fused=True)]
     if matrices:
         matrix_group = {"params": matrices, "scale": 1.0}
         result.append(torch.optim.Muon([matrix_group], config.rate, weight_decay=0.0, adjust_lr_fn="match_rms_adamw"))
@@ -162,3 +170,11 @@ def split(samples: Samples, share: float, seed: int) -> tuple[Samples, Samples]:
 def cosine(progress: float) -> float:
     """The learning rate's factor at `progress` in [0, 1]: a short linear rise, then half a cosine down to zero."""
     return min(1.0, progress / WARM_UP) * 0.5 * (1 + math.cos(math.pi * progress))
+
+
+def steps(progress: float) -> float:
+    """The learning rate's factor at `progress` in [0, 1]: falls by STEP after each share of STEPS."""
+    return STEP ** sum(progress >= share for share in STEPS)
+
+
+FACTORS = {"cosine": cosine, "steps": steps}  # schedules that only depend on the progress

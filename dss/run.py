@@ -1,7 +1,7 @@
 """Run folders: everything that one fit needs, makes and remembers.
 
     config.yaml            the resolved configuration
-    samples.npz            the shell, the mesh's frame and all rounds of samples: enough to fit without the mesh
+    samples.npz            what the field stands on, the mesh's frame and all rounds of samples: enough to fit without the mesh
     field.safetensors      the fitted field; its metadata rebuilds it
     training.safetensors   the resumable state of an unfinished fit
     log/                   TensorBoard
@@ -24,15 +24,16 @@ from tqdm import tqdm
 
 from dss.config import Config, config_from_dict, load_config, save_config
 from dss.errors import InputError
-from dss.fields import Field, build
+from dss.fields import METHODS, Field, build
+from dss.fields.base import Geometry
 from dss.files import replacing
 from dss.samples import Samples
-from dss.shell import DualShell
 
 if TYPE_CHECKING:
     from dss.mesh import Mesh
 
 VERSION = "1"  # of the field file
+GEOMETRY = "geometry."  # prefix of what the field stands on, in samples.npz
 
 
 @dataclass(frozen=True)
@@ -115,28 +116,28 @@ def open_folder(folder: Path, config: Config) -> None:
         save_config(config, saved)
 
 
-def save_samples(folder: Path, source: Source, shell: DualShell, rounds: list[Samples]) -> None:
+def save_samples(folder: Path, source: Source, geometry: Geometry, rounds: list[Samples]) -> None:
     """Write samples.npz."""
-    arrays = {name: value.numpy() for name, value in shell.state_dict().items()}
+    arrays = {GEOMETRY + name: value.numpy() for name, value in geometry.items()}
     for index, samples in enumerate(rounds):
         arrays |= {f"{item.name}_{index}": getattr(samples, item.name).numpy() for item in dataclasses.fields(Samples)}
     with replacing(folder / "samples.npz") as temporary:
         np.savez(temporary, source=np.array(json.dumps(dataclasses.asdict(source))), **arrays)
 
 
-def load_samples(folder: Path) -> tuple[Source, DualShell, list[Samples]]:
+def load_samples(folder: Path) -> tuple[Source, Geometry, list[Samples]]:
     """Read samples.npz. Raises InputError where it is damaged."""
     path = folder / "samples.npz"
     try:
         with np.load(path, allow_pickle=False) as arrays:
             source = _source(json.loads(str(arrays["source"])))
-            shell = DualShell(*(torch.from_numpy(arrays[name]) for name in ("centers", "inner_radii", "outer_radii")))
+            geometry = {name.removeprefix(GEOMETRY): torch.from_numpy(arrays[name]) for name in arrays.files if name.startswith(GEOMETRY)}
             count = sum(name.startswith("points_") for name in arrays.files)
             names = [item.name for item in dataclasses.fields(Samples)]
             rounds = [Samples(*(torch.from_numpy(arrays[f"{name}_{index}"]) for name in names)) for index in range(count)]
     except Exception as error:  # numpy and zipfile raise a dozen kinds on damaged files
         raise InputError(f"{path}: damaged ({error}); delete it, and train.py makes it again") from error
-    return source, shell, rounds
+    return source, geometry, rounds
 
 
 def save_field(folder: Path, field: Field, config: Config, source: Source) -> None:
@@ -158,7 +159,7 @@ def load_run(folder: Path | str, device: torch.device | str = "cpu") -> Run:
         raise InputError(f"{path}: written by another version of dss ({about.get('version', 'none')}); fit it again")
     try:
         config, source = config_from_dict(about["config"], str(path)), _source(about["source"])
-        field = build(config.field, DualShell(*(tensors[f"shell.{name}"] for name in ("centers", "inner_radii", "outer_radii"))))
+        field = build(config.field, {name: tensors[name] for name in METHODS[config.field.method].stands_on})
         field.load_state_dict(tensors)
     except (KeyError, TypeError, RuntimeError) as error:
         raise InputError(f"{path}: not a field of dss, or damaged ({' '.join(str(error).split())}); fit it again") from error

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from dss.config import SamplesConfig
+from dss.errors import InputError
 from dss.shell import DualShell
 
 if TYPE_CHECKING:  # the machine that fits may lack Warp and trimesh
@@ -36,8 +37,12 @@ class Samples:
         return Samples(self.points.to(device), self.owner.to(device), self.sdf.to(device))
 
 
-def draw_samples(mesh: "Mesh", distance: "MeshDistance", shell: DualShell, config: SamplesConfig, owner_rule: str, seed: int) -> Samples:
+def draw_samples(
+    mesh: "Mesh", distance: "MeshDistance", shell: DualShell | None, config: SamplesConfig, owner_rule: str, seed: int
+) -> Samples:
     """One round of samples, the same for the same seed: `pairs` as in the paper, or a `partition` by `owner_rule`."""
+    if shell is None and config.method in ("pairs", "partition"):
+        raise InputError(f"samples.method={config.method}: needs a field with a shell; choose another method of sampling")
     generator = np.random.default_rng(seed)
     draw = {"pairs": _pairs, "partition": _partition}[config.method]
     return draw(mesh, distance, shell, config, owner_rule, generator)

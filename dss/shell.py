@@ -38,6 +38,11 @@ class DualShell(nn.Module):
         return self._packed[2]
 
     @property
+    def geometry(self) -> dict[str, Tensor]:
+        """The shell as a field's geometry: its buffers under the names that they have in the field's state dict."""
+        return {f"shell.{name}": value for name, value in self.state_dict().items()}
+
+    @property
     def thickness(self) -> Tensor:
         """(S,) outer minus inner radius."""
         return self.outer_radii - self.inner_radii

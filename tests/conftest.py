@@ -10,8 +10,9 @@ import torch
 import trimesh
 from PIL import Image
 
-from dss.config import Config, FieldConfig
+from dss.config import Config
 from dss.fields import build
+from dss.fields.dual_shell import DualShellSettings
 from dss.mesh import load_mesh
 from dss.run import Source, save_field
 from dss.shell import DualShell
@@ -77,8 +78,8 @@ def ball_run(tmp_path: Path, ball: trimesh.Trimesh) -> Path:
     path = tmp_path / "ball.ply"
     ball.export(path)
     mesh = load_mesh(path)
-    config = Config(field=FieldConfig(latent=1, width=4, owner="smallest"))
-    field = build(config.field, DualShell(torch.zeros(1, 3), torch.tensor([0.8]), torch.tensor([1.0])))
+    config = Config(field=DualShellSettings(latent=1, width=4, owner="smallest"))
+    field = build(config.field, DualShell(torch.zeros(1, 3), torch.tensor([0.8]), torch.tensor([1.0])).geometry)
     for parameter in field.mlp[-1].parameters():
         torch.nn.init.zeros_(parameter)  # what is left is the distance to the sphere midway
     folder = tmp_path / "run"

@@ -11,9 +11,10 @@ import pytest
 import torch
 import trimesh
 
-from dss.config import Config, FieldConfig, MeshConfig
+from dss.config import Config, MeshConfig
 from dss.errors import InputError
 from dss.fields import build
+from dss.fields.dual_shell import DualShellSettings
 from dss.mesh import load_mesh
 from dss.run import Source, open_folder, save_field
 from dss.shell import DualShell
@@ -45,8 +46,8 @@ def run(tmp_path, mesh_path):
     """A function that makes the run of a field whose surface is the sphere of a given radius in normalised units."""
 
     def make(name, radius):
-        config = Config(mesh=MeshConfig(str(mesh_path)), field=FieldConfig(width=8, latent=2, output="radial"))
-        field = build(config.field, DualShell(torch.zeros(1, 3), torch.tensor([radius - 0.06]), torch.tensor([radius + 0.06])))
+        config = Config(mesh=MeshConfig(str(mesh_path)), field=DualShellSettings(width=8, latent=2, output="radial"))
+        field = build(config.field, DualShell(torch.zeros(1, 3), torch.tensor([radius - 0.06]), torch.tensor([radius + 0.06])).geometry)
         for parameter in field.mlp.parameters():
             torch.nn.init.zeros_(parameter)  # a radial field then answers with its middle sphere
         mesh = load_mesh(mesh_path)

@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from dss.config import FieldConfig
 from dss.fields import build
 from dss.fields.base import Field
+from dss.fields.dual_shell import DualShellSettings
 from dss.shell import DualShell
 
 PAPER = {"local": False, "octaves": 6, "activation": "leaky_relu", "output": "tanh", "owner": "smallest"}
@@ -31,13 +31,13 @@ class Truth(Field):
 @pytest.mark.parametrize(("layers", "count", "kib"), [(1, 512, 109.0), (2, 512, 173.5), (4, 512, 302.5), (2, 128, 118.0), (4, 1024, 376.5)])
 def test_storage_is_that_of_the_published_code(layers, count, kib):
     # dss.md, section 5: latents, network and 5 floats of geometry per sphere
-    field = build(FieldConfig(layers=layers, **PAPER), random_shell(count))
+    field = build(DualShellSettings(layers=layers, **PAPER), random_shell(count).geometry)
     assert sum(field.storage().values()) / 1024 == pytest.approx(kib, abs=0.05)
 
 
 def test_the_paper_s_network_is_what_its_description_says():
     shell = random_shell(7)
-    field = build(FieldConfig(layers=2, **PAPER), shell)
+    field = build(DualShellSettings(layers=2, **PAPER), shell.geometry)
     points = torch.rand(50, 3) - 0.5
     owner = torch.randint(7, (50,))
     for i in range(50):  # one point at a time, straight from section 5
@@ -54,7 +54,7 @@ def test_the_paper_s_network_is_what_its_description_says():
 @pytest.mark.parametrize("options", [PAPER, {}])
 def test_gradient_equals_finite_differences(options):
     torch.manual_seed(0)
-    field = build(FieldConfig(**options), random_shell(5))
+    field = build(DualShellSettings(**options), random_shell(5).geometry)
     points = torch.rand(100, 3) - 0.5
     owner = field.shell.owner(points, field.owner_rule)
     points, owner = points[owner >= 0], owner[owner >= 0]
@@ -80,4 +80,4 @@ def test_sdf_is_total_and_keeps_the_sign_in_a_pocket():
 
 
 def test_sdf_of_no_points():
-    assert build(FieldConfig(), random_shell(3)).sdf(torch.zeros(0, 3)).shape == (0,)
+    assert build(DualShellSettings(), random_shell(3).geometry).sdf(torch.zeros(0, 3)).shape == (0,)

@@ -6,8 +6,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from dss.config import Config, FieldConfig, FitConfig
+from dss.config import Config, FitConfig
 from dss.errors import InputError
+from dss.fields.dual_shell import DualShellSettings
 from dss.fit import Training, cosine, fit, split
 from dss.samples import Samples
 from dss.shell import DualShell
@@ -25,7 +26,7 @@ def ball_samples(seed: int, count: int = 6_000) -> Samples:
 
 def configuration(**changes) -> Config:
     values = {"epochs": 12, "resample": 6, "batch": 256, "checkpoint": 3, "band": 0.1} | changes
-    return Config(field=FieldConfig(width=32, latent=4), fit=FitConfig(**values))
+    return Config(field=DualShellSettings(width=32, latent=4), fit=FitConfig(**values))
 
 
 def run(config: Config, path: Path, rounds: list[Samples] | None = None, stop_at: int = 0):
@@ -36,7 +37,7 @@ def run(config: Config, path: Path, rounds: list[Samples] | None = None, stop_at
         if epoch == stop_at:
             raise KeyboardInterrupt
 
-    field = fit(config, SHELL, rounds or [ball_samples(0), ball_samples(2)], CPU, path, report)
+    field = fit(config, SHELL.geometry, rounds or [ball_samples(0), ball_samples(2)], CPU, path, report)
     return field, seen
 
 
@@ -77,7 +78,7 @@ def test_a_dead_fit_restarts_and_then_stops(tmp_path, poison):
         run(configuration(restarts=1), tmp_path / "state", [samples])
     attempts = []
     with pytest.raises(InputError):
-        fit(configuration(restarts=2), SHELL, [samples], CPU, tmp_path / "other", lambda epoch, *_: attempts.append(epoch))
+        fit(configuration(restarts=2), SHELL.geometry, [samples], CPU, tmp_path / "other", lambda epoch, *_: attempts.append(epoch))
     assert attempts.count(1) == 3
 
 
@@ -101,10 +102,10 @@ def test_cosine_rises_then_falls_to_zero():
 
 def test_the_optimiser_s_state_survives(tmp_path):
     config = configuration()
-    training = Training(config, SHELL, CPU)
+    training = Training(config, SHELL.geometry, CPU)
     training.run_epoch(*split(ball_samples(0), 0.1, 0), torch.Generator().manual_seed(0))
     training.save(tmp_path / "state")
-    loaded = Training.load(tmp_path / "state", config, SHELL, CPU)
+    loaded = Training.load(tmp_path / "state", config, SHELL.geometry, CPU)
     assert loaded.epoch == 1
     for one, other in zip(training.optimizers, loaded.optimizers, strict=True):
         for before, after in zip(one.state.values(), other.state.values(), strict=True):

@@ -8,8 +8,9 @@ from PIL import Image
 
 import render
 from dss import cli
-from dss.config import Config, FieldConfig
+from dss.config import Config
 from dss.fields import build
+from dss.fields.dual_shell import DualShellSettings
 from dss.pictures import ALARM
 from dss.run import Source, save_field
 from dss.shell import DualShell
@@ -36,8 +37,9 @@ def script(monkeypatch, capsys):
 def run(tmp_path_factory):
     """A run folder with an unfitted field: its surface is somewhere between two spheres."""
     torch.manual_seed(0)
-    config = Config(field=FieldConfig(latent=4, width=8))
-    field = build(config.field, DualShell(torch.tensor([[0.0, 0, 0], [0.3, 0, 0]]), torch.tensor([0.4, 0.3]), torch.tensor([0.5, 0.5])))
+    config = Config(field=DualShellSettings(latent=4, width=8))
+    shell = DualShell(torch.tensor([[0.0, 0, 0], [0.3, 0, 0]]), torch.tensor([0.4, 0.3]), torch.tensor([0.5, 0.5]))
+    field = build(config.field, shell.geometry)
     folder = tmp_path_factory.mktemp("runs") / "two_spheres"
     save_field(folder, field, config, Source("gone.ply", "0" * 64, (0.0, 0.0, 0.0), 1.0))
     return folder

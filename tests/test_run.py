@@ -6,28 +6,29 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from dss.config import Config, FieldConfig
+from dss.config import Config
 from dss.errors import InputError
 from dss.fields import build
+from dss.fields.dual_shell import DualShellSettings
 from dss.run import Source, load_run, load_samples, open_folder, save_field, save_samples
 from dss.samples import Samples
 from dss.shell import DualShell
 
 SHELL = DualShell(torch.tensor([[0.0, 0.0, 0.0], [0.3, 0.0, 0.0]]), torch.tensor([0.4, 0.1]), torch.tensor([0.8, 0.5]))
 SOURCE = Source("some/mesh.ply", "ab" * 32, (1.0, 2.0, 3.0), 4.5)
-CONFIG = Config(field=FieldConfig(width=16, latent=4))
+CONFIG = Config(field=DualShellSettings(width=16, latent=4))
 
 
 @pytest.fixture
 def folder(tmp_path):
     """A finished run."""
     open_folder(tmp_path / "run", CONFIG)
-    save_field(tmp_path / "run", build(CONFIG.field, SHELL), CONFIG, SOURCE)
+    save_field(tmp_path / "run", build(CONFIG.field, SHELL.geometry), CONFIG, SOURCE)
     return tmp_path / "run"
 
 
 def test_a_field_comes_back(tmp_path):
-    field = build(CONFIG.field, SHELL)
+    field = build(CONFIG.field, SHELL.geometry)
     open_folder(tmp_path / "run", CONFIG)
     save_field(tmp_path / "run", field, CONFIG, SOURCE)
     run = load_run(tmp_path / "run")
@@ -39,9 +40,9 @@ def test_a_field_comes_back(tmp_path):
 
 def test_samples_come_back(tmp_path):
     rounds = [Samples(torch.rand(n, 3), torch.randint(2, (n,)), torch.rand(n)) for n in (5, 7)]
-    save_samples(tmp_path, SOURCE, SHELL, rounds)
-    source, shell, loaded = load_samples(tmp_path)
-    assert source == SOURCE and torch.equal(shell.outer_radii, SHELL.outer_radii)
+    save_samples(tmp_path, SOURCE, SHELL.geometry, rounds)
+    source, geometry, loaded = load_samples(tmp_path)
+    assert source == SOURCE and torch.equal(geometry["shell.outer_radii"], SHELL.outer_radii)
     for one, other in zip(rounds, loaded, strict=True):
         assert torch.equal(one.points, other.points) and torch.equal(one.owner, other.owner) and torch.equal(one.sdf, other.sdf)
 
@@ -104,7 +105,7 @@ def test_a_damaged_or_foreign_field_is_named_in_one_line(folder, damage):
 
 
 def test_damaged_samples_are_named(tmp_path):
-    save_samples(tmp_path, SOURCE, SHELL, [])
+    save_samples(tmp_path, SOURCE, SHELL.geometry, [])
     path = tmp_path / "samples.npz"
     path.write_bytes(path.read_bytes()[:200])
     with pytest.raises(InputError, match=r"samples\.npz.*delete"):

@@ -1,13 +1,20 @@
-"""Fields: one file per method. `build` makes an untrained one from its configuration."""
+"""Fields: one file per method, found by itself. `build` makes an untrained one from its settings."""
 
-from dss.config import FieldConfig
-from dss.fields.base import Field
-from dss.fields.dual_shell import DualShellField
-from dss.shell import DualShell
+import importlib
+import pkgutil
 
-METHODS = {"dual_shell": DualShellField}
+from torch import Tensor
+
+from dss.fields.base import Field, Geometry, Settings
+
+for _module in pkgutil.iter_modules(__path__):
+    importlib.import_module(f"{__name__}.{_module.name}")
+METHODS: dict[str, type[Field]] = {kind.Settings().method: kind for kind in Field.__subclasses__() if kind.Settings is not Settings}
 
 
-def build(config: FieldConfig, shell: DualShell) -> Field:
-    """An untrained field of the configured method, its parameters drawn from torch's global generator."""
-    return METHODS[config.method](config, shell)
+def build(settings: Settings, geometry: Geometry) -> Field:
+    """An untrained field of the method that the settings belong to, its parameters drawn from torch's global generator.
+
+    `geometry` is what the method's `geometry` returned.
+    """
+    return METHODS[settings.method](settings, geometry)

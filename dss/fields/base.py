@@ -1,14 +1,33 @@
 """The contract of every method: points in, signed distances out."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from dss import ops
+from dss.errors import InputError
 from dss.shell import DualShell
 
+if TYPE_CHECKING:
+    from dss.config import Config
+    from dss.distance import MeshDistance
+    from dss.mesh import Mesh
+    from dss.samples import Samples
+
+Geometry = dict[str, Tensor]  # what a field stands on and does not learn, by the names in its state dict
 CHUNK = 1 << 18  # points per evaluation: bounds memory
+
+
+@dataclass(frozen=True)
+class Settings:
+    """A method's hyper-parameters: the section `field` of a configuration. The first one names the method."""
+
+    method: str = ""
 
 
 class Field(nn.Module, ABC):
@@ -16,11 +35,26 @@ class Field(nn.Module, ABC):
 
     `shell` is None for a method that answers everywhere by itself. With a shell, `forward` is trusted in the
     interlayer only, and `sdf` completes it to the whole space.
+
+    A method is one file: its settings, and a subclass made from `(settings, geometry)`.
     """
+
+    Settings: ClassVar[type[Settings]] = Settings
+    stands_on: ClassVar[tuple[str, ...]] = ()  # names of the geometry's tensors, the same in the state dict
 
     def __init__(self, shell: DualShell | None = None, owner_rule: str = "relative"):
         super().__init__()
         self.shell, self.owner_rule = shell, owner_rule
+
+    @classmethod
+    def geometry(cls, mesh: "Mesh", distance: "MeshDistance", config: "Config") -> Geometry:
+        """What the field stands on and does not learn, such as a shell, taken from the mesh: tensors named `stands_on`."""
+        return {}
+
+    @classmethod
+    def from_weights(cls, path: Path, settings: Settings, geometry: Geometry) -> "Field":
+        """The field that the method's authors stored in `path`. Raises InputError where that is not possible."""
+        raise InputError(f"{path}: {settings.method} has no weight files of other programs to import; leave out --weights")
 
     @property
     def device(self) -> torch.device:
@@ -30,6 +64,10 @@ class Field(nn.Module, ABC):
     @abstractmethod
     def forward(self, points: Tensor, owner: Tensor | None = None) -> Tensor:
         """Raw prediction (n,), differentiable. `owner` (n,) int64 names each point's sphere; None lets the field choose."""
+
+    def loss(self, samples: "Samples", error: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
+        """What a step of the fit minimises; `error` maps predictions (n,) and true distances (n,) to a scalar."""
+        return error(self(samples.points, samples.owner), samples.sdf)
 
     @torch.no_grad()
     def sdf(self, points: Tensor) -> Tensor:

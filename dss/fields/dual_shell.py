@@ -1,14 +1,35 @@
 """The method this project exists for: one MLP in the interlayer, with a latent vector per sphere (dss.md, section 5)."""
 
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
 import torch
 from torch import Tensor, nn
 
 from dss import ops
-from dss.config import FieldConfig
-from dss.fields.base import Field
+from dss.fields.base import Field, Geometry, Settings
 from dss.shell import DualShell
 
+if TYPE_CHECKING:
+    from dss.config import Config
+    from dss.distance import MeshDistance
+    from dss.mesh import Mesh
+
 ACTIVATIONS = {"leaky_relu": lambda: nn.LeakyReLU(0.1), "silu": nn.SiLU}
+
+
+@dataclass(frozen=True)
+class DualShellSettings(Settings):
+    method: Literal["dual_shell"] = "dual_shell"
+    owner: Literal["smallest", "relative"] = "relative"  # the sphere that answers for a point, see DualShell.owner
+    latent: int = 32  # floats per sphere
+    layers: int = 2  # hidden layers
+    width: int = 128  # of each hidden layer
+    octaves: int = 4  # of the positional encoding
+    base_frequency: float = 1.0  # of the lowest octave, radians per unit of the offset
+    local: bool = True  # divide the offset from the centre by the outer radius
+    activation: Literal["leaky_relu", "silu"] = "silu"  # of the hidden layers
+    output: Literal["tanh", "radial"] = "radial"  # the paper's bounded output, or thicknesses from the middle of the layer
 
 
 class DualShellField(Field):
@@ -20,14 +41,32 @@ class DualShellField(Field):
     Points that no outer sphere contains are answered by the nearest one.
     """
 
-    def __init__(self, config: FieldConfig, shell: DualShell):
-        super().__init__(shell, config.owner)
-        self.config = config
-        self.latents = nn.Parameter(torch.rand(len(shell), config.latent))
-        self.register_buffer("frequencies", config.base_frequency * 2.0 ** torch.arange(config.octaves), persistent=False)
-        widths = [config.latent + 6 * config.octaves] + [config.width] * config.layers
-        hidden = [layer for pair in zip(widths, widths[1:], strict=False) for layer in (nn.Linear(*pair), ACTIVATIONS[config.activation]())]
-        self.mlp = nn.Sequential(*hidden, nn.Linear(config.width, 1))
+    Settings = DualShellSettings
+    stands_on = ("shell.centers", "shell.inner_radii", "shell.outer_radii")
+
+    def __init__(self, settings: DualShellSettings, geometry: Geometry):
+        shell = DualShell(*(geometry[name] for name in self.stands_on))
+        super().__init__(shell, settings.owner)
+        self.settings = settings
+        self.latents = nn.Parameter(torch.rand(len(shell), settings.latent))
+        self.register_buffer("frequencies", settings.base_frequency * 2.0 ** torch.arange(settings.octaves), persistent=False)
+        widths = [settings.latent + 6 * settings.octaves] + [settings.width] * settings.layers
+        activation = ACTIVATIONS[settings.activation]
+        hidden = [layer for pair in zip(widths, widths[1:], strict=False) for layer in (nn.Linear(*pair), activation())]
+        self.mlp = nn.Sequential(*hidden, nn.Linear(settings.width, 1))
+
+    @classmethod
+    def geometry(cls, mesh: "Mesh", distance: "MeshDistance", config: "Config") -> Geometry:
+        """The dual shell of the configured key spheres, its enclosure certified for every triangle."""
+        from dss.cover import cover
+        from dss.enclosure import build_shell
+        from dss.spheres import farthest
+
+        if config.spheres.method == "farthest":
+            spheres = farthest(distance, config.spheres.count, config.spheres.resolution)
+        else:
+            spheres = cover(distance, config.spheres.count, config.seed)
+        return build_shell(mesh.vertices, mesh.faces, *spheres, seed=config.seed).geometry
 
     def forward(self, points: Tensor, owner: Tensor | None = None) -> Tensor:
         if owner is None:
@@ -36,11 +75,11 @@ class DualShellField(Field):
             return ops.shell_field(self.shell.packed, self.network(), points, owner)[0]
         offset = points - self.shell.centers[owner]
         radius = offset.norm(dim=1)
-        if self.config.local:
+        if self.settings.local:
             offset = offset / self.shell.outer_radii[owner, None]
         phase = (offset[:, :, None] * self.frequencies).flatten(1)
         output = self.mlp(torch.cat([nn.functional.embedding(owner, self.latents), phase.sin(), phase.cos()], 1))[:, 0]
-        if self.config.output == "tanh":
+        if self.settings.output == "tanh":
             return output.tanh()
         middle = 0.5 * (self.shell.inner_radii + self.shell.outer_radii)[owner]
         return radius - middle + output * self.shell.thickness[owner]
@@ -51,12 +90,13 @@ class DualShellField(Field):
     @torch.no_grad()
     def network(self) -> ops.Network:
         """The MLP as the operators take it: a latent only enters the first layer, and becomes a bias of its own there."""
-        config, (first, *rest) = self.config, [layer for layer in self.mlp if isinstance(layer, nn.Linear)]
+        settings, (first, *rest) = self.settings, [layer for layer in self.mlp if isinstance(layer, nn.Linear)]
         with torch.autocast(self.latents.device.type, enabled=False):
-            table = torch.addmm(first.bias, self.latents, first.weight[:, : config.latent].T)
-        weights = [first.weight[:, config.latent :], *(parameter for layer in rest for parameter in (layer.weight, layer.bias))]
-        sizes = (config.layers, config.width, config.octaves, config.local, config.activation == "silu", config.output == "radial")
-        return ops.Network(table, torch.cat([weight.flatten() for weight in weights]), sizes, config.base_frequency)
+            table = torch.addmm(first.bias, self.latents, first.weight[:, : settings.latent].T)
+        weights = [first.weight[:, settings.latent :], *(parameter for layer in rest for parameter in (layer.weight, layer.bias))]
+        options = (settings.local, settings.activation == "silu", settings.output == "radial")
+        sizes = (settings.layers, settings.width, settings.octaves, *options)
+        return ops.Network(table, torch.cat([weight.flatten() for weight in weights]), sizes, settings.base_frequency)
 
     def _nearest(self, points: Tensor) -> Tensor:
         """Owners (n,) of points, outside all outer spheres the nearest one."""

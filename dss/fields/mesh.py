@@ -1,11 +1,15 @@
 """The mesh itself as a field: what every other field is compared with."""
 
+from typing import TYPE_CHECKING
+
 import torch
 from torch import Tensor
 
-from dss.distance import MeshDistance
 from dss.fields.base import Field
 from dss.shell import DualShell
+
+if TYPE_CHECKING:
+    from dss.distance import MeshDistance
 
 NEAR = 1e-4  # closer to the surface than this, the offset from it is too short to give a direction
 
@@ -13,7 +17,7 @@ NEAR = 1e-4  # closer to the surface than this, the offset from it is too short 
 class MeshField(Field):
     """The exact signed distance of a mesh, everywhere, with or without a shell around it. Not differentiable by autograd."""
 
-    def __init__(self, distance: MeshDistance, shell: DualShell | None = None):
+    def __init__(self, distance: "MeshDistance", shell: DualShell | None = None):
         super().__init__(shell)
         self.distance = distance
 
