@@ -17,6 +17,7 @@ from dss.fields import METHODS, Field, Settings
 from dss.files import replacing
 
 MAY_BE_ZERO = {"seed", "restarts", "band", "decay"}  # of the numbers; all others are positive
+MAY_BE_ZERO |= {"test_every", "skip", "samples", "warm_up", "mask_weight", "eikonal_weight", "anneal", "stop"}  # dss/views/config.py
 AT_MOST = {"radius": 1.0, "holdout": 0.5}  # of the numbers; 1e12 for all others
 
 
@@ -72,13 +73,13 @@ class _Override(str):
     """A value from the command line: literal where the configuration wants text (a path may hold anything), else YAML."""
 
 
-def load_config(path: Path | str | None, overrides: list[str] = ()) -> Config:
-    """The configuration of a YAML file (None: all defaults), with `key.sub=value` overrides applied in order.
+def load_config(path: Path | str | None, overrides: list[str] = (), kind: type = Config) -> Any:
+    """The configuration, of a `kind`, of a YAML file (None: all defaults), with `key.sub=value` overrides applied in order.
 
     Raises InputError on a missing or malformed file, an unknown key (suggesting the nearest), or a value of the wrong
     type or out of range.
     """
-    tree = {} if path is None else _read_yaml(Path(path))
+    tree = {} if path is None else read_yaml(Path(path))
     for override in overrides:
         key, equals, text = override.partition("=")
         if not equals:
@@ -90,21 +91,22 @@ def load_config(path: Path | str | None, overrides: list[str] = ()) -> Config:
             if not isinstance(node, dict):
                 raise InputError(f"{override}: {parent} is a value, not a section")
         node[leaf] = _Override(text)
-    return config_from_dict(tree, "command line" if path is None else str(path))
+    return config_from_dict(tree, "command line" if path is None else str(path), kind)
 
 
-def config_from_dict(tree: dict[str, Any], source: str) -> Config:
-    """Check and convert a nested dictionary; `source` is named in the errors."""
-    return _build(Config, tree, source, "")
+def config_from_dict(tree: dict[str, Any], source: str, kind: type = Config) -> Any:
+    """Check and convert a nested dictionary to a `kind` of configuration; `source` is named in the errors."""
+    return _build(kind, tree, source, "")
 
 
-def save_config(config: Config, path: Path) -> None:
+def save_config(config: Any, path: Path) -> None:
     """Write the resolved configuration as YAML that `load_config` reads back to an equal one."""
     with replacing(path) as temporary:
         temporary.write_text(yaml.safe_dump(dataclasses.asdict(config), sort_keys=False))
 
 
-def _read_yaml(path: Path) -> dict[str, Any]:
+def read_yaml(path: Path) -> dict[str, Any]:
+    """The sections of a configuration file, unchecked. Raises InputError where it is missing or malformed."""
     if not path.is_file():
         raise InputError(f"{path}: no such configuration file; see configs/ for those that ship")
     try:

@@ -101,14 +101,14 @@ class Log:
         self.writer.close()
 
 
-def open_folder(folder: Path, config: Config) -> None:
+def open_folder(folder: Path, config: Any) -> None:
     """Make the run folder and save the configuration; a folder of the same configuration is resumed.
 
     Raises InputError where the folder holds something else.
     """
     saved = folder / "config.yaml"
     if saved.is_file():
-        if load_config(saved) != config:
+        if load_config(saved, kind=type(config)) != config:
             raise InputError(f"{folder}: holds a run with another configuration; choose another --out, or delete the folder")
     elif folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise InputError(f"{folder}: not a run folder, and not empty; choose another --out")

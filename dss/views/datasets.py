@@ -51,7 +51,7 @@ def read_image(path: Path | str) -> np.ndarray:
         with Image.open(path) as image:
             values = np.asarray(image.convert("RGBA"), np.float64)
     except (OSError, SyntaxError) as error:
-        raise _unreadable(path, error) from error
+        raise unreadable(path, error) from error
     alpha = values[..., 3:] / 255
     return (values[..., :3] * alpha + 255 * (1 - alpha)).round().astype(np.uint8)
 
@@ -62,7 +62,7 @@ def image_size(path: Path | str) -> tuple[int, int]:
         with Image.open(path) as image:
             return image.size
     except OSError as error:
-        raise _unreadable(path, error) from error
+        raise unreadable(path, error) from error
 
 
 def listed(names: list[str], most: int = 6) -> str:
@@ -70,6 +70,7 @@ def listed(names: list[str], most: int = 6) -> str:
     return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
 
 
-def _unreadable(path: Path | str, error: Exception) -> InputError:
+def unreadable(path: Path | str, error: Exception) -> InputError:
+    """The error to raise for an image file that cannot be read, in one line."""
     kind = "not an image" if isinstance(error, UnidentifiedImageError) else getattr(error, "strerror", None) or error
     return InputError(f"{path}: cannot be read ({kind}); replace the file")

@@ -1,0 +1,193 @@
+"""Scenes: posed pictures in the NeRF-synthetic or in the DTU layout of NeuS, with the frame that puts them into the unit ball.
+
+    transforms_{train,test}.json, train/, test/       NeRF-synthetic: RGBA pictures, the alpha is the mask
+    image/, mask/, cameras_sphere.npz                 NeuS: matrices world_mat_i and scale_mat_i; mask/ may be missing
+"""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from scipy.linalg import rq
+from torch import Tensor
+
+from dss.errors import InputError
+from dss.views.cameras import Frame, Pinhole
+from dss.views.config import SceneConfig
+from dss.views.datasets import image_size, listed, scene_views, unreadable
+from dss.views.hull import bounds_of_cameras, visual_hull
+
+MARGIN = 1.05  # the object's ball gets the radius 1 / MARGIN
+SUFFIXES = (".png", ".jpg", ".jpeg")
+
+
+@dataclass(frozen=True)
+class Photo:
+    """One posed picture, its camera in unit coordinates and at the scene's downscale."""
+
+    name: str
+    path: Path
+    mask: Path | None  # None: the picture's own alpha
+    camera: Pinhole
+    downscale: int = 1
+
+    def pixels(self) -> Tensor:
+        """(height, width, 4) float32 in [0, 1]: red, green, blue, each times the mask, and the mask; areas are averaged.
+
+        Raises InputError where a file cannot be read or the mask is not of the picture's size.
+        """
+        values = _read(self.path, "RGBA")
+        if self.mask:
+            mask = _read(self.mask, "RGB")[..., :1]
+            if mask.shape[:2] != values.shape[:2]:
+                raise InputError(f"{self.mask}: not of the size of {self.path.name}; fetch the scene again")
+            values[..., 3:] *= mask
+        values[..., :3] *= values[..., 3:]
+        k, width, height = self.downscale, self.camera.width, self.camera.height
+        blocks = values[: height * k, : width * k].reshape(height, k, width, k, 4)
+        return torch.from_numpy(np.ascontiguousarray(blocks.mean((1, 3), dtype=np.float32)))
+
+
+@dataclass(frozen=True)
+class Scene:
+    """The photos of a split."""
+
+    photos: list[Photo]
+    frame: Frame
+    masked: bool  # whether the pictures have masks
+
+    def load(self) -> Tensor:
+        """All pictures (photos, height, width, 4), as `Photo.pixels`. Raises InputError where all masks are empty."""
+        pixels = torch.stack([photo.pixels() for photo in self.photos])
+        if not pixels[..., 3].any():
+            raise InputError(f"{self.photos[0].path.parent}: the masks of all pictures are empty; there is nothing to learn")
+        return pixels
+
+
+def load_scene(config: SceneConfig, split: str, frame: Frame | None = None) -> Scene:
+    """The photos of a split (train, test, val); `frame` of an earlier call spares finding it again from the train split.
+
+    DTU scenes have no splits of their own: with `scene.test_every` n, every n-th picture is test and the others are train;
+    with 0, all pictures are both. Raises InputError on files that are missing, broken or disagree.
+    """
+    path = Path(config.path)
+    if not path.is_dir():
+        raise InputError(f"{config.path or 'scene.path'}: no such folder; name a NeRF-synthetic or DTU scene with --data")
+    dtu = (path / "cameras_sphere.npz").is_file() or (path / "image").is_dir()
+    photos, given = _dtu_photos(path, config.test_every, split) if dtu else (_nerf_photos(path, split), None)
+    for photo in photos:
+        _check_rotation(photo.camera, photo.path)
+    size = min(photos[0].camera.width, photos[0].camera.height)
+    if config.downscale > size:
+        raise InputError(f"scene.downscale={config.downscale}: the pictures of {path} have only {size} pixels; choose a smaller number")
+    masked = photos[0].mask is not None or _has_alpha(photos[0].path)
+    photos = [replace(photo, camera=photo.camera.downscaled(config.downscale), downscale=config.downscale) for photo in photos]
+    if frame is None and split != "train":
+        return load_scene(config, split, load_scene(config, "train").frame)
+    frame = frame or _frame(config, photos, masked, given, path)
+    return Scene([replace(photo, camera=photo.camera.moved(frame)) for photo in photos], frame, masked)
+
+
+def _frame(config: SceneConfig, photos: list[Photo], masked: bool, given: Frame | None, path: Path) -> Frame:
+    """By the bounds of the configuration, else those that come with the scene, else the visual hull of the masks."""
+    cameras = [photo.camera for photo in photos]
+    if config.bounds != "auto":
+        try:
+            *center, radius = (float(part) for part in config.bounds.split())
+            frame = Frame(tuple(center), radius)
+        except ValueError:
+            frame = Frame((), 0.0)
+        if len(frame.center) != 3 or not np.isfinite([*frame.center, frame.scale]).all() or frame.scale <= 0:
+            raise InputError(f"scene.bounds={config.bounds!r}: expected a ball as `x y z radius` in the scene's units, or auto")
+        given, name = frame, f"scene.bounds={config.bounds!r}"
+    else:
+        name = f"{path}: its bounds"
+    if given is not None:
+        if not bounds_of_cameras(cameras, given):
+            raise InputError(f"{name} contain nothing that the pictures show; check center and radius")
+        return given
+    if not masked:
+        raise InputError(f"{path}: has neither masks nor bounds; name a ball around the object, scene.bounds='x y z radius'")
+    center, radius = visual_hull(cameras, [photo.pixels()[..., 3] for photo in photos], str(path))
+    return Frame(tuple(center.tolist()), MARGIN * radius)
+
+
+def _nerf_photos(path: Path, split: str) -> list[Photo]:
+    views = scene_views(path, split)
+    return [Photo(view.name, view.path, None, Pinhole.of(view.camera)) for view in views]
+
+
+def _dtu_photos(path: Path, every: int, split: str) -> tuple[list[Photo], Frame]:
+    images, masks = (_pictures(path / name) for name in ("image", "mask"))
+    if not images:
+        raise InputError(f"{path / 'image'}: no pictures there; fetch the scene again")
+    if masks and len(masks) != len(images):
+        raise InputError(f"{path}: {len(images)} pictures, but {len(masks)} masks; fetch the scene again")
+    sizes = [image_size(image) for image in images]
+    odd = [image.name for image, size in zip(images, sizes, strict=True) if size != sizes[0]]
+    if odd:
+        raise InputError(f"{path / 'image'}: {images[0].name} is {sizes[0][0]}x{sizes[0][1]}, but {listed(odd)} differ; fetch the scene again")
+    file = path / "cameras_sphere.npz"
+    try:
+        with np.load(file, allow_pickle=False) as arrays:
+            matrices = [(arrays[f"world_mat_{i}"].astype(np.float64), arrays[f"scale_mat_{i}"].astype(np.float64)) for i in range(len(images))]
+    except Exception as error:  # numpy and zipfile raise a dozen kinds on damaged files
+        raise InputError(f"{file}: not the cameras of {len(images)} pictures ({error}); fetch the scene again") from error
+    cameras = [_decomposed(world, *sizes[0], f"{file}: world_mat_{i}") for i, (world, _) in enumerate(matrices)]
+    scale = matrices[0][1]
+    if scale.shape != (4, 4) or not np.isfinite(scale).all() or scale[0, 0] <= 0:
+        raise InputError(f"{file}: scale_mat_0 is not a finite 4x4 matrix that scales; fetch the scene again")
+    photos = [Photo(image.stem, image, mask, camera) for image, mask, camera in zip(images, masks or [None] * len(images), cameras, strict=True)]
+    if every and split == "train":
+        photos = [photo for index, photo in enumerate(photos) if index % every]
+    elif every:
+        photos = photos[::every]
+    if not photos:
+        raise InputError(f"scene.test_every={every}: leaves no picture for the split {split}; choose 0, or at least 2")
+    return photos, Frame(tuple(scale[:3, 3].tolist()), float(scale[0, 0]))
+
+
+def _decomposed(projection: np.ndarray, width: int, height: int, name: str) -> Pinhole:
+    """The camera of a projection matrix K [R | t], as OpenCV decomposes it. Its pixel centres are whole numbers; ours are not."""
+    if projection.shape not in ((3, 4), (4, 4)) or not np.isfinite(projection).all():
+        raise InputError(f"{name} is not a finite 3x4 or 4x4 matrix; fetch the scene again")
+    square = projection[:3, :3]
+    if np.linalg.cond(square) > 1e12:
+        raise InputError(f"{name} is singular; fetch the scene again")
+    intrinsics, rotation = rq(square * np.sign(np.linalg.det(square)))
+    signs = np.sign(np.diag(intrinsics))
+    intrinsics, rotation = intrinsics * signs, signs[:, None] * rotation
+    position = -np.linalg.solve(square, projection[:3, 3])
+    intrinsics = intrinsics / intrinsics[2, 2]
+    intrinsics[:2, 2] += 0.5
+    pose = np.concatenate([rotation.T, position[:, None]], 1)
+    return Pinhole(torch.from_numpy(pose), torch.from_numpy(intrinsics), width, height)
+
+
+def _check_rotation(camera: Pinhole, path: Path) -> None:
+    rotation = camera.pose[:, :3]
+    if not torch.allclose(rotation.T @ rotation, torch.eye(3, dtype=torch.float64), atol=1e-3) or rotation.det() < 0:
+        raise InputError(f"{path}: the matrix of its camera is singular or no rotation; fetch the scene again")
+
+
+def _pictures(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.glob("*") if path.suffix.lower() in SUFFIXES)
+
+
+def _has_alpha(path: Path) -> bool:
+    try:
+        with Image.open(path) as image:
+            return "A" in image.getbands() or "transparency" in image.info
+    except OSError as error:
+        raise unreadable(path, error) from error
+
+
+def _read(path: Path, mode: str) -> np.ndarray:
+    """(height, width, bands) float32 in [0, 1]."""
+    try:
+        with Image.open(path) as image:
+            return np.asarray(image.convert(mode), np.float32) / 255
+    except (OSError, SyntaxError) as error:
+        raise unreadable(path, error) from error
