@@ -3,10 +3,15 @@
     python eval.py runs/quickstart --export quickstart.ply
     python eval.py runs/* --json all.json
     python eval.py decoded.ply --mesh original.ply
+    python eval.py runs/neus_shell_chair --export chair.ply     a surface from photos: its mesh
 """
 
+import argparse
 import json
 from pathlib import Path
+
+import numpy as np
+import torch
 
 from dss import cli
 from dss.errors import InputError
@@ -15,6 +20,8 @@ from dss.mesh import load_mesh
 from dss.mesher import check_suffix, export, extract
 from dss.metrics import average, evaluate, load_prediction, table
 from dss.run import load_run
+from dss.views.dual import ModelField
+from dss.views.run import is_views, load_views_run
 
 
 def main() -> None:
@@ -30,6 +37,9 @@ def main() -> None:
         if len(args.run) > 1:
             raise InputError(f"--export {args.export}: takes one run, got {len(args.run)}")
     device = cli.pick_device(args.device)
+    if is_views(args.run[0]):
+        export_views(args, device)
+        return
 
     rows = {}
     for path in args.run:
@@ -53,6 +63,19 @@ def main() -> None:
     print(table(rows | {"mean": mean} if len(rows) > 1 else rows))
     written = args.export or args.json or (path if path.is_file() else path / "eval.json")
     print(f"next: look at {written}")
+
+
+def export_views(args: argparse.Namespace, device: torch.device) -> None:
+    """The mesh of a surface from photos, in the scene's units. There is no true mesh to compare it with."""
+    if len(args.run) > 1 or not args.export:
+        raise InputError(f"{args.run[0]}: a surface from photos has no true mesh; name it alone, and with --export the file for its own")
+    run = load_views_run(args.run[0], device)
+    mesh = extract(ModelField(run.model, run.sampler.shell), args.resolution, str(args.run[0]))
+    export(mesh, args.export, np.array(run.frame.center), run.frame.scale)
+    low, high = mesh.bounds * run.frame.scale + np.array(run.frame.center)
+    print(f"mesh      {len(mesh.faces):,} faces, {mesh.body_count} bodies, {'' if mesh.is_watertight else 'not '}watertight")
+    print(f"extent    {low.round(3).tolist()} to {high.round(3).tolist()}, in the scene's units")
+    print(f"next: python render.py --mesh {args.export}")
 
 
 def save(path: Path, values: dict) -> None:

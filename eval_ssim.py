@@ -2,6 +2,7 @@
 
     python eval_ssim.py runs/quickstart
     python eval_ssim.py --mesh decoded.ply --truth-mesh original.ply
+    python eval_ssim.py runs/neus_chair runs/neus_shell_chair --split test
     python eval_ssim.py --renders DIR --truth data/nerf_synthetic/chair --split test
 
 Fields and meshes: SSIM and PSNR of normal maps by the paper's protocol, on white and on black, and of the true surface seen
@@ -22,6 +23,7 @@ from dss.image_metrics import load_lpips, mean, psnr, ssim_rgb
 from dss.metrics import markdown
 from dss.rays import PAPER_SIZE, PAPER_VIEWS
 from dss.views.datasets import listed, read_image, scene_views
+from dss.views.run import is_views
 
 COLUMNS = {  # of the table: key, heading, format
     "ssim_white": ("SSIM white", ".4f"),
@@ -31,6 +33,13 @@ COLUMNS = {  # of the table: key, heading, format
     "normal_error_deg": ("normals (deg)", ".2f"),
     "depth_error": ("depth", ".2e"),
     "seconds": ("s / frame", ".2f"),
+}
+VIEWS_COLUMNS = {
+    "psnr": ("PSNR", ".2f"),
+    "ssim": ("SSIM", ".4f"),
+    "seconds": ("s / frame", ".3f"),
+    "samples": ("samples / ray", ".1f"),
+    "background": ("background rays", ".1%"),
 }
 WINDOW = 11  # pixels, the larger of the two kinds of SSIM
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
@@ -44,6 +53,7 @@ def main() -> None:
     options.add_argument("--renders", type=Path, help="a folder of images to compare with --truth, matched by name")
     options.add_argument("--truth", type=Path, help="a NeRF-synthetic scene")
     options.add_argument("--split", default="test", help="of the scene: train, val or test")
+    options.add_argument("--every", type=int, default=1, help="surfaces from photos: every n-th photo only")
     options.add_argument("--views", type=int, default=PAPER_VIEWS, help="around the mesh; the paper's number is the default")
     options.add_argument("--size", type=int, default=PAPER_SIZE, help="pixels per side; the paper's is the default")
     options.add_argument("--out", type=Path, help="folder for pictures and ssim.json (default: the run's; else ssim/MESH)")
@@ -53,6 +63,8 @@ def main() -> None:
         raise InputError("name one thing to compare: run folders, --mesh with --truth-mesh, or --renders with --truth")
     if args.renders:
         compare_renders(args)
+    elif args.run and is_views(args.run[0]):
+        compare_views(args)
     else:
         compare_normals(args)
 
@@ -137,6 +149,25 @@ def compare_renders(args) -> None:
         print("lpips     left out: it needs torchmetrics, torchvision and AlexNet's weights on this machine")
     print(markdown([["", "images", *heads], [args.renders.name, str(len(rows)), *(format(total[key], headings[key]) for key in heads)]]))
     print(f"next: look at {path}")
+
+
+def compare_views(args) -> None:
+    """Surfaces from photos against the photos; a table, and views.json in each run folder."""
+    from dss.views.evaluation import compare, pictures, scene_of
+    from dss.views.run import load_views_run
+
+    device = cli.pick_device(args.device)
+    cells = [["", "photos", *(heading for heading, _ in VIEWS_COLUMNS.values())]]
+    for path in args.run:
+        run = load_views_run(path, device)
+        scene = scene_of(run, args.split, str(args.truth) if args.truth else None, args.every)
+        progress = tqdm(pictures(run, scene), desc=path.name, total=len(scene.photos), unit="view", disable=None)
+        rows = {photo.name: compare(picture, photo, run.background) for photo, picture in progress}
+        total = mean(list(rows.values()))
+        cells.append([path.name, str(len(rows)), *(format(total[key], style) for key, (_, style) in VIEWS_COLUMNS.items())])
+        save(path / "views.json", {"split": args.split, "mean": total, "photos": rows})
+    print(markdown(cells))
+    print(f"next: look at {path / 'views.json'}; python render.py {path} --split {args.split}")
 
 
 def cells_of(row: dict[str, float]) -> list[str]:

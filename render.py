@@ -4,10 +4,14 @@
     python render.py runs/quickstart --mode error --views 12 --size 1024
     python render.py runs/quickstart --views 72 --animate webp
     python render.py --mesh bunny.obj --mode normal
+    python render.py runs/neus_shell_chair --split test         of a surface from photos: colours and normals
 """
 
+import argparse
 from pathlib import Path
 
+import numpy as np
+import torch
 from tqdm import tqdm
 
 from dss import cli
@@ -22,6 +26,8 @@ from dss.rendering import IMAGES, NUMBERS, check_request, draw
 from dss.run import load_run
 from dss.slices import RANGE, draw_shell, draw_slice, planes
 from dss.truth import see
+from dss.views.evaluation import pictures, scene_of
+from dss.views.run import is_views, load_views_run, normals_of
 
 LEGENDS = {
     "error": "red: only one of mesh and field is hit",
@@ -42,9 +48,15 @@ def main() -> None:
     options.add_argument("--up", choices=("x", "y", "z"), default="z", help="the axis that points upwards in the pictures")
     options.add_argument("--animate", choices=("webp", "gif", "mp4"), help="join the views to an animation, too")
     options.add_argument("--out", type=Path, help="folder for the pictures (default: RUN/pictures, or pictures/MESH)")
+    options.add_argument("--split", default="test", help="of a surface from photos: the cameras of train, val or test")
+    options.add_argument("--every", type=int, default=1, help="of a surface from photos: every n-th camera only")
+    options.add_argument("--data", help="of a surface from photos: where its photos are now")
     args = options.parse_args()
     check_request(args.views, args.size)
     device = cli.pick_device(args.device)
+    if args.run and is_views(args.run):
+        render_views(args, device)
+        return
 
     distance = None
     if args.run:
@@ -87,6 +99,25 @@ def main() -> None:
     sheet = out / f"{args.mode}.png"
     save_png(sheet, contact_sheet(images[shown], labels[shown], name, subtitle, scale))
     print(f"next: look at {sheet}")
+
+
+def render_views(args: argparse.Namespace, device: torch.device) -> None:
+    """A surface from photos, seen by the cameras of a split."""
+    run = load_views_run(args.run, device)
+    scene = scene_of(run, args.split, args.data, args.every)
+    out, name, seconds, sheet = args.out or args.run / args.split, args.run.resolve().name, [], []
+    bar = tqdm(pictures(run, scene), desc="render", total=len(scene.photos), unit="view", disable=None)
+    for photo, picture in bar:
+        normals = normals_of(picture)
+        save_png(out / f"{photo.name}.png", picture.colour)
+        save_png(out / "normals" / f"{photo.name}.png", normals)
+        seconds.append(picture.seconds)
+        bar.set_postfix_str(f"{picture.seconds:.2f} s / frame")
+        sheet.append((np.concatenate([picture.colour, normals], 1), photo.name))
+    images, labels = zip(*sheet[:: -(-len(sheet) // LABELLED)], strict=True)
+    save_png(args.run / f"{args.split}.png", contact_sheet(images, labels, name, f"{args.split}, colours and normals"))
+    print(f"frames    {len(seconds)}, {sum(seconds) / len(seconds):.3f} s each")
+    print(f"next: look at {args.run / f'{args.split}.png'}; python eval_ssim.py {args.run} --split {args.split}")
 
 
 if __name__ == "__main__":

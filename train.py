@@ -2,10 +2,12 @@
 
     python train.py                                     the demo, configs/quickstart.yaml
     python train.py --config configs/fast.yaml --mesh bunny.obj --out runs/bunny fit.epochs=50
+    python train.py --config configs/neus_shell.yaml --data nerf_synthetic/chair    a surface from photos
 
 A run that was interrupted is resumed by the same command.
 """
 
+import argparse
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -25,6 +27,8 @@ from dss.pictures import studio
 from dss.rays import turntable
 from dss.run import Log, Source, load_samples, open_folder, save_field, save_samples
 from dss.samples import draw_samples
+from dss.views.config import ViewsConfig
+from dss.views.run import ViewsLog, is_views, save_run
 
 if TYPE_CHECKING:
     from dss.distance import MeshDistance
@@ -40,9 +44,13 @@ def main() -> None:
     options.add_argument("overrides", nargs="*", metavar="key.sub=value", help="change single values of the configuration")
     options.add_argument("--config", type=Path, default=QUICKSTART, help="a YAML file, see configs/")
     options.add_argument("--mesh", help="the mesh to fit; the same as mesh.path=FILE")
+    options.add_argument("--data", help="the folder of photos to learn a surface from; the same as scene.path=FOLDER")
     options.add_argument("--weights", type=Path, help="import this file of the method's authors instead of fitting")
     options.add_argument("--out", type=Path, help="the run folder (default: runs/CONFIG, or runs/CONFIG_MESH)")
     args = options.parse_intermixed_args()
+    if is_views(args.config):
+        train_views(args)
+        return
     if args.mesh:
         args.overrides.append(f"mesh.path={args.mesh}")
     config = load_config(args.config, args.overrides)
@@ -108,6 +116,30 @@ def prepare(config: Config, folder: Path, device: torch.device) -> None:
     seeds = tqdm(range(config.seed, config.seed + rounds), "samples", disable=None, leave=False)
     drawn = [draw_samples(mesh, distance, field.shell, config.samples, field.owner_rule, seed) for seed in seeds]
     save_samples(folder, source, geometry, drawn)
+
+
+def train_views(args: argparse.Namespace) -> None:
+    """A surface from photos: scene -> model -> run folder."""
+    from dss.views.scene import load_scene
+    from dss.views.training import train
+
+    config = load_config(args.config, args.overrides + ([f"scene.path={args.data}"] if args.data else []), ViewsConfig)
+    folder = args.out or Path("runs", f"{args.config.stem}_{Path(config.scene.path).name}")
+    device = cli.pick_device(args.device)
+    scene = load_scene(config.scene, "train")
+    open_folder(folder, config)
+    camera, frame = scene.photos[0].camera, scene.frame
+    ball = f"unit ball of radius {frame.scale:.3g} about ({', '.join(f'{value:.3g}' for value in frame.center)})"
+    print(f"scene     {len(scene.photos)} photos of {camera.width}x{camera.height}; {ball}")
+    if (folder / "model.safetensors").is_file():
+        print("model     already trained")
+    else:
+        start = time.perf_counter()
+        with ViewsLog(folder, config, scene) as log:
+            training = train(config, scene, device, folder / "training.safetensors", log.report)
+        save_run(folder, training)
+        print(f"training  {time.perf_counter() - start:.0f} s")
+    print(f"next: python eval_ssim.py {folder} --split test; python render.py {folder} --split test")
 
 
 def picture(field: Field) -> np.ndarray:

@@ -6,6 +6,7 @@ the picture: pixel (row, column) has its centre at (column + 0.5, row + 0.5).
 
 import math
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -44,10 +45,7 @@ class Pinhole:
 
     def rays(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
         """Origins and unit directions, (n, 3) float32 each, through pixel coordinates (n, 2), on their device."""
-        ones = torch.ones_like(pixels[:, :1], dtype=torch.float64)
-        matrix = (self.pose[:, :3] @ self.intrinsics.inverse()).to(pixels.device)
-        directions = torch.nn.functional.normalize(torch.cat([pixels.double(), ones], 1) @ matrix.T, dim=1).float()
-        return self.pose[:, 3].to(directions).expand_as(directions), directions
+        return Cameras.of([self], pixels.device).rays(torch.zeros(len(pixels), dtype=torch.int64, device=pixels.device), pixels)
 
     def project(self, points: Tensor) -> tuple[Tensor, Tensor]:
         """Pixel coordinates (n, 2) and depths (n,) of points (n, 3); where the depth is not positive, the pixels mean nothing."""
@@ -69,3 +67,22 @@ class Pinhole:
         """The camera of the picture whose pixels are blocks of factor x factor; what is left over at the edges is cropped."""
         scale = torch.tensor([1 / factor, 1 / factor, 1], dtype=torch.float64)
         return Pinhole(self.pose, scale[:, None] * self.intrinsics, self.width // factor, self.height // factor)
+
+
+class Cameras(NamedTuple):
+    """Several cameras, for rays of many at once."""
+
+    eyes: Tensor  # (k, 3) float32
+    matrices: Tensor  # (k, 3, 3) float32: homogeneous pixel coordinates to directions
+
+    @staticmethod
+    def of(cameras: list[Pinhole], device: torch.device) -> "Cameras":
+        """Of one or more cameras."""
+        matrices = torch.stack([camera.pose[:, :3] @ camera.intrinsics.inverse() for camera in cameras])
+        return Cameras(torch.stack([camera.pose[:, 3] for camera in cameras]).float().to(device), matrices.float().to(device))
+
+    def rays(self, index: Tensor, pixels: Tensor) -> tuple[Tensor, Tensor]:
+        """Origins and unit directions, (n, 3) float32 each, of the cameras `index` (n,) through pixel coordinates (n, 2)."""
+        homogeneous = torch.nn.functional.pad(pixels.float(), (0, 1), value=1)
+        directions = (self.matrices[index] @ homogeneous[..., None])[..., 0]
+        return self.eyes[index], torch.nn.functional.normalize(directions, dim=1)

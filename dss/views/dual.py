@@ -11,9 +11,9 @@ from torch import Tensor
 
 from dss.cover import cover
 from dss.distance import MeshDistance
+from dss.enclosure import build_shell
 from dss.errors import InputError
 from dss.fields.base import Field
-from dss.enclosure import build_shell
 from dss.mesh import surface_samples
 from dss.mesher import extract
 from dss.shell import DualShell

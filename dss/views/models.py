@@ -60,6 +60,10 @@ class Model(nn.Module, ABC):
     def anneal(self, share: float) -> None:
         """Told before every step: the share in [0, 1] of the steps `train.anneal` that are done."""
 
+    def scalars(self) -> dict[str, Tensor]:
+        """What of the model is worth following during training."""
+        return {}
+
 
 def inverse_cdf(t: Tensor, weight: Tensor, count: int, label: Tensor) -> tuple[Tensor, Tensor]:
     """`count` values (n, count) at even quantiles of the density with `weight` (n, k - 1) on the sections of t (n, k), and the

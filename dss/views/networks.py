@@ -64,9 +64,7 @@ class DistanceNetwork(nn.Module):
     def __init__(self, config: ModelConfig):
         super().__init__()
         frequency = config.encoding == "frequency"
-        self.encoding = (
-            Frequency(config.octaves) if frequency else Hash(config.levels, config.table, config.base, config.growth)
-        )
+        self.encoding = Frequency(config.octaves) if frequency else Hash(config.levels, config.table, config.base, config.growth)
         self.skip, encoded = config.skip, self.encoding.out
         sizes = [encoded] + [config.width] * config.layers + [1 + config.feature]
         self.layers = nn.ModuleList()

@@ -37,6 +37,9 @@ class NeuS(Model):
     def anneal(self, share: float) -> None:
         self.annealed.fill_(share)
 
+    def scalars(self) -> dict[str, Tensor]:
+        return {"sharpness": self.sharpness.detach()}
+
     def band(self, eps: float) -> float:
         """ln(1/eps) / s: the logistic density beyond it sums to eps."""
         return math.log(1 / eps) / self.sharpness.item()

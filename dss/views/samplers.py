@@ -27,6 +27,7 @@ class Sampler(nn.Module, ABC):
     def __init__(self, config: SamplerConfig):
         super().__init__()
         self.config = config
+        self.shell: DualShell | None = None  # outside of which there is nothing, where the sampler has one
 
     @abstractmethod
     def sections(self, model: Model, origins: Tensor, directions: Tensor, generator: torch.Generator | None = None) -> Sections:
@@ -112,7 +113,6 @@ class Shell(Sampler):
     def __init__(self, config: SamplerConfig):
         super().__init__(config)
         self.before = Uniform(config)
-        self.shell: DualShell | None = None
 
     def prepare(self, model: Model, step: int, generator: torch.Generator) -> None:
         from dss.views.dual import shell_of_model

@@ -45,9 +45,8 @@ class Photo:
                 raise InputError(f"{self.mask}: not of the size of {self.path.name}; fetch the scene again")
             values[..., 3:] *= mask
         values[..., :3] *= values[..., 3:]
-        k, width, height = self.downscale, self.camera.width, self.camera.height
-        blocks = values[: height * k, : width * k].reshape(height, k, width, k, 4)
-        return torch.from_numpy(np.ascontiguousarray(blocks.mean((1, 3), dtype=np.float32)))
+        bands = torch.from_numpy(values).permute(2, 0, 1)
+        return torch.nn.functional.avg_pool2d(bands, self.downscale).permute(1, 2, 0).contiguous()
 
 
 @dataclass(frozen=True)
@@ -128,18 +127,19 @@ def _dtu_photos(path: Path, every: int, split: str) -> tuple[list[Photo], Frame]
     sizes = [image_size(image) for image in images]
     odd = [image.name for image, size in zip(images, sizes, strict=True) if size != sizes[0]]
     if odd:
-        raise InputError(f"{path / 'image'}: {images[0].name} is {sizes[0][0]}x{sizes[0][1]}, but {listed(odd)} differ; fetch the scene again")
+        raise InputError(f"{path / 'image'}: not of the size of {images[0].name}: {listed(odd)}; fetch the scene again")
     file = path / "cameras_sphere.npz"
     try:
         with np.load(file, allow_pickle=False) as arrays:
-            matrices = [(arrays[f"world_mat_{i}"].astype(np.float64), arrays[f"scale_mat_{i}"].astype(np.float64)) for i in range(len(images))]
+            worlds = [arrays[f"world_mat_{i}"].astype(np.float64) for i in range(len(images))]
+            scale = arrays["scale_mat_0"].astype(np.float64)  # the same for all
     except Exception as error:  # numpy and zipfile raise a dozen kinds on damaged files
         raise InputError(f"{file}: not the cameras of {len(images)} pictures ({error}); fetch the scene again") from error
-    cameras = [_decomposed(world, *sizes[0], f"{file}: world_mat_{i}") for i, (world, _) in enumerate(matrices)]
-    scale = matrices[0][1]
+    cameras = [_decomposed(world, *sizes[0], f"{file}: world_mat_{i}") for i, world in enumerate(worlds)]
     if scale.shape != (4, 4) or not np.isfinite(scale).all() or scale[0, 0] <= 0:
         raise InputError(f"{file}: scale_mat_0 is not a finite 4x4 matrix that scales; fetch the scene again")
-    photos = [Photo(image.stem, image, mask, camera) for image, mask, camera in zip(images, masks or [None] * len(images), cameras, strict=True)]
+    files = zip(images, masks or [None] * len(images), cameras, strict=True)
+    photos = [Photo(image.stem, image, mask, camera) for image, mask, camera in files]
     if every and split == "train":
         photos = [photo for index, photo in enumerate(photos) if index % every]
     elif every:

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from dss.errors import InputError
 from dss.run import load_tensors, save_tensors
+from dss.views.cameras import Cameras
 from dss.views.config import TrainConfig, ViewsConfig
 from dss.views.models import build_model
 from dss.views.rendering import Rendered, render_rays
@@ -16,7 +17,7 @@ from dss.views.samplers import build_sampler
 from dss.views.scene import Scene
 
 RELAXED = 1.2  # radius within which gradients are taught to have length 1
-LEAST = 256  # rays per step, where their number is adapted
+LEAST = 64  # rays per step, where their number is adapted
 BACKGROUNDS = {"white": 1.0, "black": 0.0, "random": 1.0}  # random: in training only
 Report = Callable[["Training", dict[str, Tensor | float]], None]  # after every step
 
@@ -35,7 +36,7 @@ class Training:
             {"params": [value for name, value in self.model.named_parameters() if name == "v"], "scale": rate * sharp},
         ]
         self.optimizer = torch.optim.Adam(groups, rate, fused=True)
-        self.pixels = scene.load().to(device)
+        self.cameras, self.pixels = Cameras.of([photo.camera for photo in scene.photos], device), scene.load().to(device)
 
     def run_step(self) -> dict[str, Tensor | float]:
         """One step; returns the scalars to report. Random numbers depend on the seed and the step alone."""
@@ -66,26 +67,19 @@ class Training:
         return scalars | {"sections": len(sections.ray) / len(origins), "rays": float(len(origins))}
 
     def _draw(self, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
-        """Origins, directions (n, 3) and pixels (n, 4) of a step, sorted by nothing."""
-        photos, count = self.scene.photos, self.rays
-        if self.config.train.pixels == "photo":
-            # A permutation of the photos per round, as NeuS; its seed is the round's.
+        """Origins, directions (n, 3) and pixels (n, 4) of a step."""
+        photos, device = self.scene.photos, self.device
+        if self.config.train.pixels == "photo":  # a fresh order of the photos per round, as NeuS
             shuffle = torch.Generator().manual_seed(self.config.seed + self.step // len(photos))
-            chosen = [int(torch.randperm(len(photos), generator=shuffle)[self.step % len(photos)])]
-            shares = [count]
+            number = int(torch.randperm(len(photos), generator=shuffle)[self.step % len(photos)])
+            places = self.sampler.aim(photos[number].camera, self.rays, generator)
+            photo = torch.full((self.rays if places is None else len(places),), number, device=device)
         else:
-            index = torch.randint(len(photos), (count,), generator=generator, device=self.device)
-            number = torch.bincount(index, minlength=len(photos)).tolist()
-            chosen, shares = zip(*((photo, share) for photo, share in enumerate(number) if share), strict=True)
-        parts = []
-        for photo, share in zip(chosen, shares, strict=True):
-            camera = photos[photo].camera
-            places = self.sampler.aim(camera, share, generator)
-            if places is None:
-                size = torch.tensor([camera.width, camera.height], device=self.device)
-                places = (torch.rand(share, 2, generator=generator, device=self.device) * size).floor() + 0.5
-            parts.append((*camera.rays(places), bilinear(self.pixels[photo], places)))
-        return tuple(torch.cat(part) for part in zip(*parts, strict=True))
+            places, photo = None, torch.randint(len(photos), (self.rays,), generator=generator, device=device)
+        if places is None:
+            size = torch.tensor([photos[0].camera.width, photos[0].camera.height], device=device)
+            places = (torch.rand(len(photo), 2, generator=generator, device=device) * size).floor() + 0.5
+        return *self.cameras.rays(photo, places), bilinear(self.pixels, photo, places)
 
     def save(self, path: Path) -> None:
         """Write the resumable state."""
@@ -154,19 +148,18 @@ def schedule(step: int, config: TrainConfig) -> float:
     return (1 + math.cos(math.pi * progress)) / 2 * (1 - config.floor) + config.floor
 
 
-def bilinear(image: Tensor, places: Tensor) -> Tensor:
-    """The image (h, w, c) at continuous pixel coordinates (n, 2), x before y; exact at pixel centres, constant beyond the last."""
-    size = torch.tensor([image.shape[1], image.shape[0]], device=image.device)
+def bilinear(images: Tensor, index: Tensor, places: Tensor) -> Tensor:
+    """Values (n, c) of the images (k, h, w, c) that `index` (n,) names at continuous pixel coordinates (n, 2), x before y; exact at
+    pixel centres, constant beyond the outermost ones."""
+    size = torch.tensor([images.shape[2], images.shape[1]], device=images.device)
     place = (places - 0.5).clamp(min=0).minimum((size - 1).to(places))
     low = place.floor().long()
     high = (low + 1).minimum(size - 1)
-    x, y = (place - low).to(image).split(1, dim=1)
-    top, bottom = (image[row, low[:, 0]] * (1 - x) + image[row, high[:, 0]] * x for row in (low[:, 1], high[:, 1]))
+    x, y = (place - low).to(images).split(1, dim=1)
+    top, bottom = (images[index, row, low[:, 0]] * (1 - x) + images[index, row, high[:, 0]] * x for row in (low[:, 1], high[:, 1]))
     return top * (1 - y) + bottom * y
 
 
 def part(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
     """The tensors whose names begin with the prefix, without it."""
     return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
-
-
