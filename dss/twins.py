@@ -64,16 +64,19 @@ def _partition(radius: Tensor, middle: Tensor, half: Tensor, entry: Tensor, exit
         score = radius.expand_as(m) if rule == 1 else weight * ((probe - m).square() - h.square())
         score, owner = torch.where((e <= probe) & (x > probe), score, torch.inf).min(1)
         inside = score.isfinite() & (probe[:, 0] < stop[ray])
-        of_owner = owner[:, None]
         if rule == 1:
+            of_owner = owner[:, None]
             smaller = (radius < radius[of_owner]) | ((radius == radius[of_owner]) & (index < of_owner))
             change = torch.where(smaller, e, torch.inf)
-        else:  # the falling root of the difference of two parabolas, in u = t - middle of the owner
-            shift = m - m.gather(1, of_owner)
-            a, b = weight - weight[of_owner], -weight * shift
-            c = weight * (shift.square() - h.square()) + weight[of_owner] * h.gather(1, of_owner).square()
-            root = (b.square() - a * c).sqrt()
-            change = m.gather(1, of_owner) + torch.where(b > 0, (-b - root) / a, c / (root - b))
+        else:  # at a seam, rounding may tell the old owner: who has overtaken it, and sinks faster, is the one
+            slope = weight * (probe - m)
+            while True:
+                of_owner = owner[:, None]
+                change = _overtaken(weight, m, h, of_owner)
+                later = (change <= probe) & (x > probe) & (slope < slope.gather(1, of_owner))
+                if not later.any():
+                    break
+                owner = torch.where(later.any(1), torch.where(later, slope, torch.inf).argmin(1), owner)
         end = torch.where(change > probe, change, torch.inf).amin(1).minimum(x.gather(1, of_owner)[:, 0]).minimum(stop[ray])
         parts.append((ray[inside], start[inside], end[inside], owner[inside]))
         start = torch.where(inside, end, torch.where(e > probe, e, torch.inf).amin(1))
@@ -82,6 +85,17 @@ def _partition(radius: Tensor, middle: Tensor, half: Tensor, entry: Tensor, exit
     ray, start, end, owner = (torch.cat(part) for part in zip(*parts, strict=True))
     order = ray.argsort(stable=True)
     return ray[order], start[order], end[order], owner[order]
+
+
+def _overtaken(weight: Tensor, middle: Tensor, half: Tensor, owner: Tensor) -> Tensor:
+    """Where each sphere's parabola falls below that of the owner (k, 1): the root of a u^2 + 2 b u + c, with u = t - the
+    owner's middle, at which it falls. NaN where there is none."""
+    center = middle.gather(1, owner)
+    shift = middle - center
+    a, b = weight - weight[owner], -weight * shift
+    c = weight * (shift.square() - half.square()) + weight[owner] * half.gather(1, owner).square()
+    root = (b.square() - a * c).sqrt()
+    return center + torch.where(b > 0, (-b - root) / a, c / (root - b))
 
 
 def shell_owner(spheres: Tensor, tree: Tensor, points: Tensor, rule: int) -> Tensor:
@@ -133,7 +147,7 @@ def _predict(
         return value[:, 0], points.new_empty(0, 3)
     delta = rest[:width].expand_as(before[-1])
     for matrix, x in zip(reversed(matrices), reversed(before), strict=True):
-        delta = delta * (x.sigmoid() * (1 + x * (1 - x.sigmoid())) if silu else torch.where(x > 0, 1, SLOPE)) @ matrix
+        delta = delta * (x.sigmoid() * (1 + x * (1 - x.sigmoid())) if silu else torch.where(x > 0, torch.ones_like(x), SLOPE)) @ matrix
     sine, cosine = delta.view(-1, 2, 3, octaves).unbind(1)
     slope = ((sine * phase.cos() - cosine * phase.sin()) * rates).sum(2) * scale
     slope = (points - center) / radius.clamp(min=1e-12) + slope * thickness if radial else slope * (1 - output.tanh().square())

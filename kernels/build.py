@@ -11,6 +11,7 @@ import logging
 import os
 import platform
 import shutil
+import sys
 import tempfile
 from pathlib import Path
 
@@ -40,6 +41,7 @@ def _load(device: str, source: str) -> str:
         with (folder / "lock").open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)  # a second process waits here, and finds the library
             if not library.exists():
+                _require_compiler(device)
                 log.warning("compiling the operators for %s, once", device)
                 _build(library, source)
         torch.ops.load_library(library)
@@ -50,6 +52,14 @@ def _load(device: str, source: str) -> str:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         log.warning("operators for %s: plain torch, slower, for they could not be compiled (%s); full log: %s", device, reason, place)
         return f"plain torch ({place})"
+
+
+def _require_compiler(device: str) -> None:
+    from torch.utils import cpp_extension  # not cheap, and needed only to build
+
+    compiler = f"{cpp_extension.CUDA_HOME or '/usr/local/cuda'}/bin/nvcc" if device == "cuda" else cpp_extension.get_cxx_compiler().split()[0]
+    if shutil.which(compiler) is None:
+        raise FileNotFoundError(f"no compiler: {compiler} is not on PATH")
 
 
 def _folder(device: str) -> Path:
@@ -76,9 +86,10 @@ def _processor() -> str:
 
 
 def _build(library: Path, source: str) -> None:
-    from torch.utils import cpp_extension  # not cheap, and needed only here
+    from torch.utils import cpp_extension
 
     folder = Path(tempfile.mkdtemp(dir=library.parent))
+    os.environ["PATH"] += os.pathsep + str(Path(sys.executable).parent)  # ninja's place, though the environment may not be active
     try:
         cpp_extension.load(library.stem, [str(HERE / source)], extra_cflags=CPU_FLAGS, extra_cuda_cflags=CUDA_FLAGS,
                            build_directory=str(folder), is_python_module=False)  # fmt: skip

@@ -198,6 +198,7 @@ struct Chord {
   DSS_HD float exit() const { return middle + half; }
   // (|x(t) - c|^2 / r^2) - 1: negative inside, and least for the owner by the rule `relative`
   DSS_HD float depth(float t) const { return ((t - middle) * (t - middle) - half * half) / (radius * radius); }
+  DSS_HD float slope(float t) const { return (t - middle) / (radius * radius); } // half of its derivative
 };
 
 // Visit the chord of every outer sphere that the ray meets before `stop`, the place where it enters its first inner
@@ -299,7 +300,8 @@ struct Chords {
   }
 
   // The stretch after the last one's end in which one sphere owns the ray's points. The owner is looked for just behind
-  // the start, so that rounding at the seams cannot hold the ray up; shorter stretches go to their neighbours.
+  // the start, so that rounding at the seams cannot hold the ray up; shorter stretches go to their neighbours. The depths
+  // there may still tell the old owner where the seam has been passed: who overtook it, and sinks faster, has it.
   DSS_CALLED bool next_owner(const Shell& shell, const Ray& ray, int rule, Segment& segment) const {
     float start = segment.end;
     for (;;) {
@@ -323,11 +325,18 @@ struct Chords {
         start = entry;
         continue;
       }
-      float end = least(best.exit(), stop);
-      each(shell, ray, [&](const Chord& chord) {
-        const float t = rule == kSmallest ? overtaken_by_smaller(best, chord) : overtaken_by_nearer(best, chord);
-        if (t > probe) end = least(end, t);
-      });
+      float end;
+      for (bool settled = false; !settled;) {
+        settled = true;
+        end = least(best.exit(), stop);
+        each(shell, ray, [&](const Chord& chord) {
+          const float t = rule == kSmallest ? overtaken_by_smaller(best, chord) : overtaken_by_nearer(best, chord);
+          if (t > probe) end = least(end, t);
+          if (rule == kSmallest || !(t <= probe && chord.exit() > probe && chord.slope(probe) < best.slope(probe))) return;
+          best = chord;
+          settled = false;
+        });
+      }
       segment = {start, end, best.sphere, best.entry()};
       return true;
     }
