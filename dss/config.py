@@ -16,9 +16,9 @@ from dss.errors import InputError
 from dss.fields import METHODS, Field, Settings
 from dss.files import replacing
 
-MAY_BE_ZERO = {"seed", "restarts", "band", "decay"}  # of the numbers; all others are positive
+MAY_BE_ZERO = {"seed", "restarts", "band", "decay", "uniform", "grow", "dropout"}  # of the numbers; all others are positive
 MAY_BE_ZERO |= {"test_every", "skip", "samples", "warm_up", "mask_weight", "eikonal_weight", "anneal", "stop"}  # dss/views/config.py
-AT_MOST = {"radius": 1.0, "holdout": 0.5}  # of the numbers; 1e12 for all others
+AT_MOST = {"radius": 1.0, "holdout": 0.5, "uniform": 1.0}  # of the numbers; 1e12 for all others
 
 
 @dataclass(frozen=True)
@@ -36,9 +36,11 @@ class SpheresConfig:
 
 @dataclass(frozen=True)
 class SamplesConfig:
-    method: Literal["pairs", "partition"] = "partition"  # every containing sphere learns a point (paper), or its owner only
+    method: Literal["pairs", "partition", "importance", "near"] = "partition"  # see dss/samples.py
     count: int = 1_000_000  # points per round; `pairs`: per technique, before expansion
-    spread: float = 0.5  # `partition`: standard deviation of the offsets from the surface, in units of the owner's thickness
+    spread: float = 0.5  # standard deviation of the offsets from the surface; `partition`: in units of the owner's thickness
+    focus: float = 60.0  # `importance`: points are drawn with the weights exp(-focus |sdf|)
+    uniform: float = 0.1  # `importance`: share of the points that is uniform in the cube instead
 
 
 @dataclass(frozen=True)
@@ -52,9 +54,13 @@ class FitConfig:
     latent_rate: float = 3.0  # of the latents, as a multiple of `rate`
     decay: float = 0.0  # decoupled weight decay, where the optimiser is Adam
     schedule: Literal["plateau", "cosine", "steps", "constant"] = "cosine"  # of the learning rate, see dss/fit.py
-    loss: Literal["l1", "l2", "clamp"] = "l1"  # clamp: l1 of both sides clamped to 0.1 (DeepSDF)
+    drop: float = 0.7  # what `plateau` multiplies the rate by
+    patience: int = 10  # epochs without progress before it does
+    loss: Literal["l1", "l2", "clamp", "min", "weighted"] = "l1"  # see dss/fit.py
     band: float = 0.01  # samples weigh 0.05 + exp(-|sdf| / band); 0: all weigh the same
     restarts: int = 2  # fresh initialisations after a non-finite loss or a field without a surface; then an error
+    starts: int = 1  # initialisations to choose from: the one with the lowest error after `start_epochs` goes on
+    start_epochs: int = 10
     checkpoint: int = 10  # epochs between resumable states
     mixed: bool = True  # bfloat16 matrix products on CUDA
 

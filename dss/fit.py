@@ -1,5 +1,6 @@
 """The training loop, the same for every field: samples in, fitted field out, resumable to the same result."""
 
+import functools
 import math
 from collections.abc import Callable
 from pathlib import Path
@@ -18,11 +19,14 @@ WARM_UP = 0.02  # share of the fit over which the cosine schedule rises from zer
 PATIENCE = 3  # epochs that a field may take to cross zero
 STEPS, STEP = (0.4, 0.5), 0.1  # shares of the fit after which the schedule `steps` multiplies the learning rate (DeepSDF points)
 CLAMP = 0.1  # distance beyond which the loss `clamp` asks for no more (DeepSDF)
+FOCUS = 50.0  # the loss `min`, also called `weighted`, weighs by exp(-FOCUS |sdf|) (Neural Implicit)
 LOSSES = {
     "l1": lambda predicted, true: (predicted - true).abs(),
     "l2": lambda predicted, true: (predicted - true).square(),
     "clamp": lambda predicted, true: (predicted.clamp(-CLAMP, CLAMP) - true.clamp(-CLAMP, CLAMP)).abs(),
+    "min": lambda predicted, true: (predicted - true).abs() * torch.exp(-FOCUS * true.abs()),
 }
+LOSSES["weighted"] = LOSSES["min"]
 Report = Callable[[int, Field, dict[str, float]], None]  # (epochs done, field, scalars), after every epoch
 
 
@@ -36,8 +40,9 @@ class Training:
         self.field = build(config.field, geometry).to(device)
         self.optimizers = make_optimizers(self.field, config.fit)
         # The constants of the paper's code (dss.md, section 6).
+        rule = {"cooldown": 5, "threshold": 1e-4, "threshold_mode": "abs", "min_lr": 1e-6}
         self.plateau = torch.optim.lr_scheduler.ReduceLROnPlateau(
-            self.optimizers[0], factor=0.7, patience=10, cooldown=5, threshold=1e-4, threshold_mode="abs", min_lr=1e-6
+            self.optimizers[0], factor=config.fit.drop, patience=config.fit.patience, **rule
         )
 
     def run_epoch(self, samples: Samples, holdout: Samples, generator: torch.Generator) -> dict[str, float]:
@@ -115,28 +120,43 @@ class Training:
 def fit(config: Config, geometry: Geometry, rounds: list[Samples], device: torch.device, state_path: Path, report: Report) -> Field:
     """Fit the configured field, which stands on `geometry`, to `rounds` of samples, one round per `fit.resample` epochs.
 
-    Resumes from `state_path` where it exists, and writes it every `fit.checkpoint` epochs. Starts afresh, at most
-    `fit.restarts` times, after a non-finite loss or where the field has one sign on all held-out samples; then raises
-    InputError.
+    Resumes from `state_path` where it exists, and writes it every `fit.checkpoint` epochs. Begins with the best of
+    `fit.starts` initialisations. Starts afresh, at most `fit.restarts` times, after a non-finite loss or where the field
+    has one sign on all held-out samples; then raises InputError.
     """
-    training = Training.load(state_path, config, geometry, device) if state_path.is_file() else Training(config, geometry, device)
-    parts, loaded = (), None
-    while training.epoch < config.fit.epochs:
-        number = min(training.epoch // config.fit.resample, len(rounds) - 1)
-        if loaded != number:
-            parts, loaded = split(rounds[number].to(device), config.fit.holdout, config.seed + number), number
+
+    @functools.lru_cache(1)
+    def parts(number: int) -> tuple[Samples, Samples]:
+        return split(rounds[number].to(device), config.fit.holdout, config.seed + number)
+
+    def advance(training: Training) -> dict[str, float]:
         generator = torch.Generator(device).manual_seed(config.seed + 1000 * training.attempt + 1_000_000 * training.epoch)
-        scalars = training.run_epoch(*parts, generator)
+        return training.run_epoch(*parts(min(training.epoch // config.fit.resample, len(rounds) - 1)), generator)
+
+    def trial(training: Training) -> tuple[bool, float]:
+        scalars = {"crossing": False, "error": 0.0}  # a fit of one epoch has none for trials
+        for _ in range(min(config.fit.start_epochs, config.fit.epochs - 1)):
+            scalars = advance(training)
+        return not scalars["crossing"], scalars["error"]
+
+    if state_path.is_file():
+        training = Training.load(state_path, config, geometry, device)
+    else:
+        starts = [Training(config, geometry, device, attempt) for attempt in range(config.fit.starts)]
+        training = min(starts, key=trial) if len(starts) > 1 else starts[0]
+    while training.epoch < config.fit.epochs:
+        scalars = advance(training)
         finite = math.isfinite(scalars["loss"])
         alive = finite and (scalars["crossing"] or training.epoch < PATIENCE)
         if alive and training.epoch % config.fit.checkpoint == 0:
             training.save(state_path)
         report(training.epoch, training.field, scalars)
         if not alive:
-            if training.attempt == config.fit.restarts:
+            attempt = max(training.attempt + 1, config.fit.starts)
+            if attempt == config.fit.starts + config.fit.restarts:
                 what = "the field has no surface" if finite else "the loss is not finite"
                 raise InputError(f"epoch {training.epoch}: {what}, also after {config.fit.restarts} restarts; lower fit.rate")
-            training = Training(config, geometry, device, training.attempt + 1)
+            training = Training(config, geometry, device, attempt)
     return training.field
 
 

@@ -19,6 +19,7 @@ PROBE = 3**0.5 / 192  # the paper enlarges the outer spheres by this, so that it
 IMPORTANCE = 100.0  # weight exp(-IMPORTANCE |sdf|) of the paper's importance technique
 TOP_UP = 500  # least number of samples per sphere
 ON_SPHERE = 300  # samples per sphere exactly on its (enlarged) outer radius
+NEGLIGIBLE = 15.0  # e to the minus this is no weight worth a distance
 INTERLAYER_SHARE = 0.25  # `partition`: share of the samples that is uniform in the interlayer; the rest is near the surface
 
 
@@ -40,11 +41,16 @@ class Samples:
 def draw_samples(
     mesh: "Mesh", distance: "MeshDistance", shell: DualShell | None, config: SamplesConfig, owner_rule: str, seed: int
 ) -> Samples:
-    """One round of samples, the same for the same seed: `pairs` as in the paper, or a `partition` by `owner_rule`."""
+    """One round of samples, the same for the same seed.
+
+    `pairs`: as in the paper, every sphere that contains a point learns it. `partition`: each point has one owner, by
+    `owner_rule`. `importance`: in the cube, the denser the nearer to the surface (Neural Implicit, Key Spheres); owners are -1.
+    `near`: on the surface, near it, and in the cube (NGLOD); owners are -1.
+    """
     if shell is None and config.method in ("pairs", "partition"):
         raise InputError(f"samples.method={config.method}: needs a field with a shell; choose another method of sampling")
     generator = np.random.default_rng(seed)
-    draw = {"pairs": _pairs, "partition": _partition}[config.method]
+    draw = {"pairs": _pairs, "partition": _partition, "importance": _importance, "near": _near}[config.method]
     return draw(mesh, distance, shell, config, owner_rule, generator)
 
 
@@ -91,6 +97,35 @@ def _partition(
         near = torch.cat([near, moved[(shell.outer_gap(moved)[0] < 0) & (shell.inner_gap(moved) > 0)]])
     points = torch.cat([near, volume])
     return Samples(points, shell.owner(points, rule), distance.sdf(points))
+
+
+def _importance(
+    mesh: "Mesh", distance: "MeshDistance", shell: DualShell | None, config: SamplesConfig, _rule: str, generator: np.random.Generator
+) -> Samples:
+    """Points drawn, with replacement, from ten times as many uniform ones; and a share of the uniform ones themselves."""
+    reach = NEGLIGIBLE / config.focus
+    pool = _tensor(2 * generator.random((10 * config.count, 3), np.float32) - 1)
+    sdf = distance.sdf(pool, reach).cpu()
+    chances = torch.exp(-config.focus * sdf.abs()).double().where(sdf.abs() < reach, 0).cumsum(0)
+    uniform = round(config.uniform * config.count)
+    drawn = torch.from_numpy(generator.random(config.count - uniform)) * chances[-1]
+    index = torch.cat([torch.searchsorted(chances, drawn, right=True), torch.arange(uniform)])
+    points, sdf = pool[index], sdf[index]
+    sdf[len(drawn) :] = distance.sdf(points[len(drawn) :]).cpu()
+    return Samples(points, torch.full((len(points),), -1), sdf)
+
+
+def _near(
+    mesh: "Mesh", distance: "MeshDistance", shell: DualShell | None, config: SamplesConfig, _rule: str, generator: np.random.Generator
+) -> Samples:
+    """Two fifths of the points on the surface, two fifths moved from it by N(0, spread) per axis, one fifth uniform in the cube."""
+    part = config.count // 5
+    surface = _surface(mesh, 4 * part, generator)
+    near = surface[2 * part :] + config.spread * _tensor(generator.standard_normal((2 * part, 3)))
+    uniform = _tensor(generator.uniform(-1, 1, (config.count - 4 * part, 3)))
+    points, sdf = torch.cat([surface[: 2 * part], near, uniform]), torch.zeros(config.count)
+    sdf[2 * part :] = distance.sdf(points[2 * part :]).cpu()
+    return Samples(points, torch.full((len(points),), -1), sdf)
 
 
 def _interlayer_points(shell: DualShell, count: int, rule: str, generator: np.random.Generator) -> Tensor:
