@@ -6,6 +6,8 @@ import yaml
 
 from dss.config import Config, config_from_dict, load_config, save_config
 from dss.errors import InputError
+from dss.views.config import ViewsConfig
+from dss.views.run import is_views
 
 CONFIGS = sorted((Path(__file__).parents[1] / "configs").glob("*.yaml"))
 
@@ -58,7 +60,7 @@ def test_is_immutable():
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
 def test_shipped_configurations_load(path):
-    config = load_config(path)
+    config = load_config(path, kind=ViewsConfig if is_views(path) else Config)
     given = yaml.safe_load(path.read_text())
     resolved = dataclasses.asdict(config)
     assert all(resolved[section][key] == value for section, values in given.items() if section != "seed" for key, value in values.items())

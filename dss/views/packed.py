@@ -25,12 +25,6 @@ class Sections(NamedTuple):
         return self.end - self.start
 
 
-def empty(device: torch.device) -> Sections:
-    """No sections."""
-    integers, numbers = torch.zeros(0, dtype=torch.int64, device=device), torch.zeros(0, device=device)
-    return Sections(integers, numbers, numbers, integers)
-
-
 def between(t: Tensor, label: Tensor, ray: Tensor, last: float) -> Sections:
     """The sections between neighbours of t (n, k) with one label (n, k), of the rays (n,); the last is `last` long (NeuS)."""
     end = torch.cat([t[:, 1:], t[:, -1:] + last], 1)

@@ -72,8 +72,8 @@ def load_scene(config: SceneConfig, split: str, frame: Frame | None = None) -> S
     with 0, all pictures are both. Raises InputError on files that are missing, broken or disagree.
     """
     path = Path(config.path)
-    if not path.is_dir():
-        raise InputError(f"{config.path or 'scene.path'}: no such folder; name a NeRF-synthetic or DTU scene with --data")
+    if not config.path or not path.is_dir():
+        raise InputError(f"scene.path: no such folder as {config.path!r}; name a NeRF-synthetic or DTU scene with --data")
     dtu = (path / "cameras_sphere.npz").is_file() or (path / "image").is_dir()
     photos, given = _dtu_photos(path, config.test_every, split) if dtu else (_nerf_photos(path, split), None)
     for photo in photos:
