@@ -1,0 +1,61 @@
+"""The classic control: quadric decimation and Draco, on a sphere and on files that are not Draco's."""
+
+import numpy as np
+import pytest
+import trimesh
+
+from dss.classic import load_draco, save_draco, simplify
+from dss.distance import MeshDistance
+from dss.errors import InputError
+
+
+def test_fewer_faces_keep_the_shape(ball):
+    few = simplify(ball, 500)
+    assert len(few.faces) == 500 and few.is_watertight and few.euler_number == 2
+    assert few.volume == pytest.approx(ball.volume, rel=0.01)
+    assert MeshDistance(ball.vertices, ball.faces).exact(few.vertices).max() < 0.01
+
+
+def test_a_mesh_that_is_small_enough_stays(box):
+    same = simplify(box, 12)
+    assert np.array_equal(same.vertices, box.vertices) and np.array_equal(same.faces, box.faces)
+
+
+@pytest.mark.parametrize("bits", [8, 11, 16])
+def test_draco_moves_a_vertex_by_half_a_step_at_most(ball, tmp_path, bits):
+    path = tmp_path / "ball.drc"
+    save_draco(ball, path, bits)
+    decoded = load_draco(path)
+    assert decoded.is_watertight and len(decoded.faces) == len(ball.faces) and decoded.volume > 0  # faces still look outwards
+    gap = np.abs(trimesh.proximity.closest_point(trimesh.PointCloud(ball.vertices).convex_hull, decoded.vertices)[1]).max()
+    assert gap <= 3**0.5 * 0.5 * 1.8 / (2**bits - 1) + 1e-6
+    assert path.stat().st_size < ball.vertices.astype(np.float32).nbytes / 2
+
+
+def test_more_bits_and_more_faces_take_more_bytes(ball, tmp_path):
+    def weight(faces: int, bits: int) -> int:
+        save_draco(simplify(ball, faces), tmp_path / "x.drc", bits)
+        return (tmp_path / "x.drc").stat().st_size
+
+    assert weight(500, 8) < weight(500, 12) < weight(2000, 12)
+
+
+@pytest.mark.parametrize("content", [None, b"", b"not Draco", "cut"])
+def test_bad_files_are_named(ball, tmp_path, content):
+    path = tmp_path / "bad.drc"
+    if content == "cut":
+        save_draco(ball, path, 11)
+        path.write_bytes(path.read_bytes()[:1000])
+    elif content is not None:
+        path.write_bytes(content)
+    with pytest.raises(InputError, match="bad.drc") as error:
+        load_draco(path)
+    assert "\n" not in str(error.value)
+
+
+def test_bad_values_are_named(ball, tmp_path):
+    with pytest.raises(InputError, match="faces=3"):
+        simplify(ball, 3)
+    for bits in (0, 31):
+        with pytest.raises(InputError, match=f"bits={bits}"):
+            save_draco(ball, tmp_path / "x.drc", bits)
