@@ -17,7 +17,8 @@ from dss.fields import METHODS, Field, Settings
 from dss.files import replacing
 
 MAY_BE_ZERO = {"seed", "restarts", "band", "decay", "uniform", "grow", "dropout"}  # of the numbers; all others are positive
-MAY_BE_ZERO |= {"test_every", "skip", "samples", "warm_up", "mask_weight", "eikonal_weight", "anneal", "stop"}  # dss/views/config.py
+# of dss/views/config.py
+MAY_BE_ZERO |= {"test_every", "skip", "samples", "warm_up", "mask_weight", "eikonal_weight", "smooth_weight", "anneal", "stop"}
 AT_MOST = {"radius": 1.0, "holdout": 0.5, "uniform": 1.0}  # of the numbers; 1e12 for all others
 
 

@@ -18,7 +18,7 @@ class SceneConfig:
 
 @dataclass(frozen=True)
 class ModelConfig:
-    method: Literal["neus"] = "neus"  # a module of dss/views/models
+    method: Literal["neus", "volsdf", "unisurf"] = "neus"  # a module of dss/views/models
     encoding: Literal["frequency", "hash"] = "frequency"  # of the points
     octaves: int = 6  # `frequency`
     levels: int = 16  # `hash`, each with two features per entry
@@ -31,24 +31,34 @@ class ModelConfig:
     feature: int = 256  # floats that the distance network passes to the colour network
     colour_layers: int = 4  # hidden layers of the colour network
     colour_width: int = 256
-    sharpness: float = 0.3  # v to begin with; the sharpness is exp(10 v)
+    sharpness: float = 0.3  # `neus`: v to begin with; the sharpness is exp(10 v)
+    beta: float = 0.1  # `volsdf`: width of the Laplace distribution to begin with
+    interval_first: float = 2.0  # `unisurf`: half the interval of samples about the surface to begin with,
+    interval_last: float = 0.1  # and after `train.anneal` steps
 
 
 @dataclass(frozen=True)
 class SamplerConfig:
-    method: Literal["uniform", "occupancy", "shell"] = "uniform"  # a class of dss/views/samplers
-    coarse: int = 64  # `uniform`: evenly spaced samples per ray
-    fine: int = 64  # `uniform`: samples that the up-sampling adds
-    rounds: int = 4  # `uniform`: of up-sampling
+    method: Literal["uniform", "occupancy", "shell", "sphere_cloud"] = "uniform"  # a class of dss/views/samplers
+    coarse: int = 64  # `uniform`, `sphere_cloud`: evenly spaced samples per ray
+    fine: int = 64  # `uniform`, `sphere_cloud`: samples that the model's up-sampling adds, or puts in their place
+    rounds: int = 4  # `uniform`, `sphere_cloud`: of up-sampling; `unisurf`: of the search for the surface
     step: float = 3.4e-3  # `occupancy`, `shell`: length of a section at most, in unit coordinates
     grid: int = 128  # `occupancy`: cells per axis
     refresh: int = 16  # `occupancy`: steps between updates of the grid
     threshold: float = 1e-3  # `occupancy`: opacity of a section above which a cell is occupied
-    after: int = 60_000  # `shell`: steps with `uniform` before the first shell is built
+    after: int = 60_000  # `shell`: steps with `uniform` before the first shell is built; `sphere_cloud`: before the spheres move
     rebuild: int = 60_000  # `shell`: steps between shells; the last one is for the finished model
-    spheres: int = 512  # `shell`
+    spheres: int = 512  # `shell`, `sphere_cloud`
     resolution: int = 256  # `shell`: marching-cubes cells per axis of the surface that the shell is made for
-    eps: float = 1e-3  # `shell`: opacity that may be lost outside the band
+    eps: float = 1e-3  # `shell`, `sphere_cloud`: opacity that may be lost outside the band
+    radius_first: float = 0.4  # `sphere_cloud`: of all spheres, to begin with
+    radius_last: float = 0.04  # `sphere_cloud`: the least one
+    shrink: float = 2.5e-5  # `sphere_cloud`: share of the radius lost per step
+    wander: int = 5000  # `sphere_cloud`: steps between searches for spheres that left the unit ball
+    resample: int = 50_000  # `sphere_cloud`: steps between searches for spheres without surface
+    repulsion: float = 1e-4  # `sphere_cloud`: its weight beside the attraction's 1
+    sphere_rate: float = 1e-4  # `sphere_cloud`: learning rate of the centres
 
 
 @dataclass(frozen=True)
@@ -61,13 +71,15 @@ class TrainConfig:
     rate: float = 5e-4  # highest learning rate, of Adam
     sharpness_rate: float = 1.0  # of the sharpness, as a multiple of `rate`
     warm_up: int = 5000  # steps of its linear rise
-    floor: float = 0.05  # of the cosine that follows, as a share of `rate`
+    fall: Literal["cosine", "exponential"] = "cosine"  # that follows
+    floor: float = 0.05  # where it ends, as a share of `rate`
     colour: Literal["l1", "l2"] = "l1"  # loss
     masked: bool = False  # colours count inside the masks only
     colour_weight: float = 1.0
     mask_weight: float = 0.0  # of the cross entropy between opacity and mask
     eikonal_weight: float = 0.1
-    anneal: int = 50_000  # steps over which the opacity comes to depend on the true angle of incidence; 0: from the start
+    smooth_weight: float = 0.0  # of the difference between normals at the surface and beside it
+    anneal: int = 50_000  # steps over which `neus` comes to use true angles, and `unisurf` its last interval; 0: from the start
     checkpoint: int = 5000  # steps between resumable states, and pictures for TensorBoard
 
 

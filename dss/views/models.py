@@ -40,6 +40,11 @@ class Model(nn.Module, ABC):
         """Signed distance (n,) at points (n, 3), any number of them, without gradient."""
         return torch.cat([self.raw_sdf(chunk) for chunk in points.split(CHUNK)])
 
+    def along(self, origins: Tensor, directions: Tensor, t: Tensor) -> Tensor:
+        """Signed distance (n, k) at t (n, k) of rays (n, 3), without gradient."""
+        points = origins[:, None] + directions[:, None] * t[..., None]
+        return self.sdf(points.reshape(-1, 3)).view(t.shape)
+
     @abstractmethod
     def shade(self, points: Tensor, directions: Tensor, lengths: Tensor) -> Shaded:
         """The model at the midpoints (m, 3) of sections that are `lengths` (m,) long along unit directions (m, 3)."""
@@ -53,9 +58,11 @@ class Model(nn.Module, ABC):
         """The distance from the surface beyond which less than `eps` of the opacity lies outside, or of the light inside."""
 
     @abstractmethod
-    def refine(self, origins: Tensor, directions: Tensor, t: Tensor, label: Tensor, config: SamplerConfig) -> tuple[Tensor, Tensor]:
+    def refine(
+        self, origins: Tensor, directions: Tensor, t: Tensor, label: Tensor, config: SamplerConfig, generator: torch.Generator | None = None
+    ) -> tuple[Tensor, Tensor]:
         """Add samples where the model expects the surface: t (n, k) sorted and its labels (n, k), of rays (n, 3), become
-        (n, k') of each. No sample crosses from label to label."""
+        (n, k') of each. No sample crosses from label to label. With a generator they may be jittered, for training."""
 
     def anneal(self, share: float) -> None:
         """Told before every step: the share in [0, 1] of the steps `train.anneal` that are done."""
@@ -65,13 +72,28 @@ class Model(nn.Module, ABC):
         return {}
 
 
-def inverse_cdf(t: Tensor, weight: Tensor, count: int, label: Tensor) -> tuple[Tensor, Tensor]:
+def differentiated(distance: nn.Module, points: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Values (n,) and features (n, f) of a distance network at points (n, 3), and the gradient (n, 3); differentiable, unless
+    gradients are off."""
+    graph = torch.is_grad_enabled()
+    with torch.enable_grad():
+        points = points.detach().requires_grad_()
+        value, feature = distance(points)
+        (gradient,) = torch.autograd.grad(value, points, torch.ones_like(value), create_graph=graph)
+    return value, feature, gradient
+
+
+def inverse_cdf(t: Tensor, weight: Tensor, count: int, label: Tensor, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
     """`count` values (n, count) at even quantiles of the density with `weight` (n, k - 1) on the sections of t (n, k), and the
-    section of each (n, count). Sections whose ends differ in label (n, k) get none, but where nothing else is left."""
+    section of each (n, count). Sections whose ends differ in label (n, k) get none, but where nothing else is left. With a
+    generator, the quantiles of a ray are shifted together."""
     weight = weight + 1e-5 * (label[:, 1:] == label[:, :-1])
     cdf = torch.nn.functional.pad((weight / weight.sum(1, keepdim=True).clamp(min=1e-12)).cumsum(1), (1, 0))
-    quantile = (torch.arange(count, device=t.device) + 0.5) / count
-    section = torch.searchsorted(cdf, quantile.expand(len(t), count).contiguous(), right=True).clamp(1, t.shape[1] - 1) - 1
+    shift = torch.full((len(t), 1), 0.5, device=t.device)
+    if generator is not None:
+        shift = torch.rand(len(t), 1, generator=generator, device=t.device)
+    quantile = (torch.arange(count, device=t.device) + shift) / count
+    section = torch.searchsorted(cdf, quantile, right=True).clamp(1, t.shape[1] - 1) - 1
     low, high = cdf.gather(1, section), cdf.gather(1, section + 1)
     share = ((quantile - low) / (high - low).clamp(min=1e-5)).clamp(0, 1)
     start = t.gather(1, section)
@@ -81,5 +103,7 @@ def inverse_cdf(t: Tensor, weight: Tensor, count: int, label: Tensor) -> tuple[T
 def build_model(config: ModelConfig) -> Model:
     """The model that the configuration names, freshly initialised."""
     from dss.views.neus import NeuS
+    from dss.views.unisurf import UNISURF
+    from dss.views.volsdf import VolSDF
 
-    return {"neus": NeuS}[config.method](config)
+    return {"neus": NeuS, "volsdf": VolSDF, "unisurf": UNISURF}[config.method](config)

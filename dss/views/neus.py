@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from dss.views.config import ModelConfig, SamplerConfig
-from dss.views.models import Model, Shaded, inverse_cdf
+from dss.views.models import Model, Shaded, differentiated, inverse_cdf
 from dss.views.networks import ColourNetwork, DistanceNetwork
 from dss.views.packed import exclusive_transmittance
 
@@ -48,11 +48,7 @@ class NeuS(Model):
         return self._alpha(sdf, torch.full_like(sdf, -length))
 
     def shade(self, points: Tensor, directions: Tensor, lengths: Tensor) -> Shaded:
-        graph = torch.is_grad_enabled()
-        with torch.enable_grad():
-            points = points.detach().requires_grad_()
-            sdf, feature = self.distance(points)
-            (gradient,) = torch.autograd.grad(sdf, points, torch.ones_like(sdf), create_graph=graph)
+        sdf, feature, gradient = differentiated(self.distance, points)
         cosine = (directions * gradient).sum(1)
         free = torch.relu(0.5 - 0.5 * cosine)  # of the angle, for the first steps, when normals are still wild
         slope = -torch.lerp(free, torch.relu(-cosine), self.annealed)
@@ -65,16 +61,13 @@ class NeuS(Model):
         return ((before - after + TINY) / (before + TINY)).clamp(0, 1)
 
     @torch.no_grad()
-    def refine(self, origins: Tensor, directions: Tensor, t: Tensor, label: Tensor, config: SamplerConfig) -> tuple[Tensor, Tensor]:
+    def refine(
+        self, origins: Tensor, directions: Tensor, t: Tensor, label: Tensor, config: SamplerConfig, generator: torch.Generator | None = None
+    ) -> tuple[Tensor, Tensor]:
         """Rounds of importance sampling by the opacity at sharpness 64, 128, ...; sections between labels are void."""
-
-        def sdf_at(t: Tensor) -> Tensor:
-            points = origins[:, None] + directions[:, None] * t[..., None]
-            return self.sdf(points.reshape(-1, 3)).view(t.shape)
-
         if not t.numel():
             return t, label
-        sdf, count = sdf_at(t), config.fine // config.rounds
+        sdf, count = self.along(origins, directions, t), config.fine // config.rounds
         for number in range(config.rounds):
             points = origins[:, None] + directions[:, None] * t[..., None]
             inside = points.norm(dim=2) < 1
@@ -90,5 +83,5 @@ class NeuS(Model):
             t, order = torch.cat([t, new], 1).sort(1)
             label = torch.cat([label, label.gather(1, section)], 1).gather(1, order)
             if number + 1 < config.rounds:
-                sdf = torch.cat([sdf, sdf_at(new)], 1).gather(1, order)
+                sdf = torch.cat([sdf, self.along(origins, directions, new)], 1).gather(1, order)
         return t, label

@@ -56,7 +56,7 @@ class Uniform(Sampler):
         t = middle + torch.linspace(-1, 1, count, device=device)
         if generator is not None:
             t = t + (torch.rand(len(t), 1, generator=generator, device=device) - 0.5) * (2 / count)
-        t, label = model.refine(origins, directions, t, torch.zeros_like(t, dtype=torch.int64), self.config)
+        t, label = model.refine(origins, directions, t, torch.zeros_like(t, dtype=torch.int64), self.config, generator)
         return between(t, label, torch.arange(len(t), device=device), 2 / count)
 
 
@@ -145,4 +145,6 @@ def _no_intervals(device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
 
 def build_sampler(config: SamplerConfig) -> Sampler:
     """The sampler that the configuration names."""
-    return {"uniform": Uniform, "occupancy": Occupancy, "shell": Shell}[config.method](config)
+    from dss.views.sphere_cloud import SphereCloud
+
+    return {"uniform": Uniform, "occupancy": Occupancy, "shell": Shell, "sphere_cloud": SphereCloud}[config.method](config)

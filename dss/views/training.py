@@ -11,12 +11,13 @@ from dss.errors import InputError
 from dss.run import load_tensors, save_tensors
 from dss.views.cameras import Cameras
 from dss.views.config import TrainConfig, ViewsConfig
-from dss.views.models import build_model
+from dss.views.models import Model, build_model
 from dss.views.rendering import Rendered, render_rays
 from dss.views.samplers import build_sampler
 from dss.views.scene import Scene
 
 RELAXED = 1.2  # radius within which gradients are taught to have length 1
+BESIDE = 0.01  # edge of the cube in which normals should agree
 LEAST = 64  # rays per step, where their number is adapted
 BACKGROUNDS = {"white": 1.0, "black": 0.0, "random": 1.0}  # random: in training only
 Report = Callable[["Training", dict[str, Tensor | float]], None]  # after every step
@@ -59,6 +60,10 @@ class Training:
             return {"sections": 0.0}
         rendered = render_rays(self.model, sections, origins, directions, background)
         loss, scalars = losses(rendered, pixels, background, config)
+        if config.smooth_weight:
+            smooth = smoothness(self.model, rendered, generator)
+            loss = loss + config.smooth_weight * smooth
+            scalars["smooth"] = smooth.detach()
         if not torch.isfinite(loss):
             raise InputError(f"step {self.step}: the loss is not finite; lower train.rate")
         self.optimizer.zero_grad()
@@ -140,11 +145,23 @@ def losses(rendered: Rendered, pixels: Tensor, background: Tensor, config: Train
     return loss, scalars
 
 
+def smoothness(model: Model, rendered: Rendered, generator: torch.Generator) -> Tensor:
+    """The mean difference between the unit normals at the points nearest to the surface, as many as rays, and beside them."""
+    near = rendered.shaded.sdf.abs().topk(min(len(rendered.opacity), len(rendered.points)), largest=False, sorted=False).indices
+    noise = torch.rand(len(near), 3, generator=generator, device=near.device) - 0.5
+    beside = (rendered.points[near] + BESIDE * noise).detach().requires_grad_()
+    (gradient,) = torch.autograd.grad(model.raw_sdf(beside).sum(), beside, create_graph=True)
+    one, other = (value / (value.norm(dim=1, keepdim=True) + 1e-5) for value in (rendered.shaded.gradient[near], gradient))
+    return (one - other).norm(dim=1).mean()
+
+
 def schedule(step: int, config: TrainConfig) -> float:
-    """The learning rate's factor: a linear rise, then half a cosine down to `floor`."""
+    """The learning rate's factor: a linear rise, then half a cosine or an exponential down to `floor`."""
     if step < config.warm_up:
         return (step + 1) / config.warm_up
     progress = (step - config.warm_up) / max(config.steps - config.warm_up, 1)
+    if config.fall == "exponential":
+        return config.floor**progress
     return (1 + math.cos(math.pi * progress)) / 2 * (1 - config.floor) + config.floor
 
 
