@@ -43,7 +43,7 @@ def _intervals(spheres: Tensor, origins: Tensor, directions: Tensor, rule: int) 
     stop = torch.where(middle + inner > 0, (middle - inner).clamp(min=0), torch.inf).amin(1)
     entry, exit = torch.where(middle + outer > 0, middle - outer, torch.inf), middle + outer
     if rule == 0:
-        ray, sphere = (entry < stop[:, None]).nonzero(as_tuple=True)
+        ray, sphere = (entry.clamp(min=0) < stop[:, None]).nonzero(as_tuple=True)
         order = entry[ray, sphere].argsort(stable=True)
         order = order[ray[order].argsort(stable=True)]
         ray, sphere = ray[order], sphere[order]

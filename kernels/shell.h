@@ -294,7 +294,7 @@ struct Chords {
       const float entry = chord.entry();
       const bool later = entry > last.entry || (entry == last.entry && chord.sphere > last.sphere);
       const bool first = entry < segment.entry || (entry == segment.entry && chord.sphere < segment.sphere);
-      if (later && first && entry < stop) segment = {most(entry, 0), least(chord.exit(), stop), chord.sphere, entry};
+      if (later && first && most(entry, 0) < stop) segment = {most(entry, 0), least(chord.exit(), stop), chord.sphere, entry};
     });
     return segment.entry < kNone;
   }
