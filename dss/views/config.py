@@ -27,6 +27,7 @@ class ModelConfig:
     growth: float = 1.3195  # `hash`: of the cells per axis from level to level
     layers: int = 8  # hidden layers of the distance network
     width: int = 256  # of each
+    start: float = 0.5  # radius of the sphere that the distance begins with
     skip: int = 4  # layer that gets the encoded point again; 0: none
     feature: int = 256  # floats that the distance network passes to the colour network
     colour_layers: int = 4  # hidden layers of the colour network

@@ -1,6 +1,6 @@
 """Networks of surfaces from images: encodings of points, the signed distance and the colour.
 
-The geometric initialisation makes the distance about |x| - 0.5, for both encodings (Atzmon & Lipman 2020; NeuS).
+The geometric initialisation makes the distance about |x| - start, for both encodings (Atzmon & Lipman 2020; NeuS).
 """
 
 import math
@@ -11,7 +11,6 @@ from torch.nn.utils.parametrizations import weight_norm
 
 from dss.views.config import ModelConfig
 
-RADIUS = 0.5  # of the sphere that the distance begins with
 PRIMES = (1, 2_654_435_761, 805_459_861)  # Teschner et al. 2003
 DIRECTION_OCTAVES = 4
 
@@ -72,7 +71,7 @@ class DistanceNetwork(nn.Module):
             last = index == config.layers
             layer = nn.Linear(before, after - encoded if self.skip and index + 1 == self.skip else after)
             with torch.no_grad():
-                layer.bias.fill_(-RADIUS if last else 0)
+                layer.bias.fill_(-config.start if last else 0)
                 if last:
                     layer.weight.normal_(math.sqrt(math.pi) / math.sqrt(before), 1e-4)
                 else:
