@@ -1,0 +1,40 @@
+"""Certified shells hide nothing of a real mesh; and the script would notice if they did."""
+
+import sys
+
+import pytest
+
+from dss.distance import MeshDistance
+from dss.enclosure import build_shell
+from dss.mesh import load_mesh
+from dss.rays import fibonacci
+from dss.run import Run
+from dss.shell import DualShell
+from dss.spheres import farthest
+from scripts.check_tracing import compare, main
+
+
+@pytest.fixture(scope="module", params=["53159", "96481"])
+def certified(request, data) -> tuple[MeshDistance, DualShell]:
+    mesh = load_mesh(data / "thingi32" / f"{request.param}.ply")
+    distance = MeshDistance(mesh.vertices, mesh.faces)
+    return distance, build_shell(mesh.vertices, mesh.faces, *farthest(distance, 128, 96))
+
+
+def test_through_a_certified_shell_the_same_is_seen(certified):
+    row = compare(*certified, fibonacci(4, 32))
+    assert row["rays"] == 4 * 32 * 32 and row["hits"] > 300
+    assert row["wrong"] == 0 and row["grazing"] < 5 and row["depth"] < 1e-5
+
+
+def test_a_shell_with_holes_is_found_out(certified):
+    distance, shell = certified
+    leaky = DualShell(shell.centers, shell.inner_radii, shell.inner_radii + 0.5 * shell.thickness)
+    assert compare(distance, leaky, fibonacci(1, 32))["wrong"] > 10
+
+
+def test_command_line(ball_run, monkeypatch, capsys):
+    monkeypatch.setattr(Run, "load_mesh", lambda run: load_mesh(ball_run.parent / "ball.ply"))  # it has moved
+    monkeypatch.setattr(sys, "argv", ["check_tracing.py", str(ball_run), "--views", "1", "--size", "8"])
+    main()
+    assert capsys.readouterr().out.splitlines()[-1] == "no pinholes"
