@@ -1,0 +1,228 @@
+"""Building the kernels: lazily, safely, or not at all; and the CUDA sources without a GPU."""
+
+import ctypes
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from torch.nn.functional import normalize
+from torch.utils import cpp_extension
+
+from dss import ops
+from dss.fields import build
+from dss.fields.dual_shell import DualShellSettings
+from dss.shell import DualShell
+from kernels import build as kernels
+
+ROOT = Path(__file__).parent.parent
+needs_gcc = pytest.mark.skipif(shutil.which("g++") is None, reason="no compiler")
+USE = """
+import torch
+from dss.shell import DualShell
+shell = DualShell(torch.zeros(1, 3), torch.tensor([0.2]), torch.tensor([0.3]))
+print(shell.owner(torch.tensor([[0.25, 0, 0], [0.5, 0, 0]]), "relative").tolist())
+"""
+
+
+def python(code: str, **environment: str) -> subprocess.CompletedProcess:
+    environment = {**os.environ, **environment}
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, env=environment, check=True)
+
+
+def copied(tmp_path: Path) -> Path:
+    """The two packages elsewhere, with nothing built."""
+    for package in ("dss", "kernels"):
+        shutil.copytree(ROOT / package, tmp_path / package, ignore=shutil.ignore_patterns("_build", "__pycache__"))
+    return tmp_path
+
+
+def test_import_needs_no_compiler_and_builds_nothing():
+    code = "import dss.shell, dss.ops, dss.tracing, dss.fields, sys; print('kernels.build' in sys.modules)"
+    assert python(code).stdout.split() == ["False"]
+
+
+def compiler(folder: Path, script: str) -> str:
+    """A PATH on which c++ is this shell script."""
+    folder.mkdir()
+    (folder / "c++").write_text(f"#!/bin/sh\n{script}\n")
+    (folder / "c++").chmod(0o755)
+    return f"{folder}:{os.environ['PATH']}"
+
+
+def test_without_a_compiler_the_twins_answer_and_one_line_says_so(tmp_path):
+    ran = python(USE, PYTHONPATH=str(copied(tmp_path)), PYTHONSAFEPATH="1", PATH="/nonexistent")
+    assert ran.stdout.strip() == "[0, -1]"
+    (notice,) = ran.stderr.strip().splitlines()
+    log = Path(notice.split()[-1])
+    assert "plain torch" in notice and "no compiler" in notice and log.is_relative_to(tmp_path) and "PATH" in log.read_text()
+
+
+@needs_gcc
+def test_a_compiler_that_fails_is_no_worse(tmp_path):
+    path = compiler(tmp_path / "bin", 'case "$*" in *cpu.cpp*) echo the disk is full; exit 1;; esac; exec g++ "$@"')
+    ran = python(USE, PYTHONPATH=str(copied(tmp_path)), PYTHONSAFEPATH="1", PATH=path, CXX="c++")
+    assert ran.stdout.strip() == "[0, -1]"
+    (notice,) = (line for line in ran.stderr.splitlines() if "plain torch" in line)
+    assert "the disk is full" in Path(notice.split()[-1]).read_text()
+
+
+@needs_gcc
+def test_two_processes_may_build_at_once_and_the_result_is_kept(tmp_path):
+    quick = compiler(tmp_path / "bin", 'exec g++ "$@" -O0')
+    where = {"PYTHONPATH": str(copied(tmp_path)), "PYTHONSAFEPATH": "1", "PATH": quick, "CXX": "c++"}
+    both = [subprocess.Popen([sys.executable, "-c", USE], stdout=-1, stderr=-1, text=True, env={**os.environ, **where}) for _ in range(2)]
+    assert [process.communicate()[0].strip() for process in both] == ["[0, -1]"] * 2
+    (library,) = (tmp_path / "kernels" / "_build").rglob("*.so")
+    built = library.stat().st_mtime_ns
+    again = python(USE, **where)
+    assert again.stdout.strip() == "[0, -1]" and again.stderr == "" and library.stat().st_mtime_ns == built
+    assert not list(library.parent.glob("tmp*"))
+
+
+@pytest.mark.skipif(shutil.which("nvcc") is None, reason="no nvcc")
+def test_cuda_sources_compile_for_sm_80_and_sm_90(tmp_path):
+    include = [item for path in cpp_extension.include_paths() for item in ("-isystem", path)]
+    targets = ["-gencode=arch=compute_80,code=sm_80", "-gencode=arch=compute_90,code=sm_90", "--threads=2"]
+    quick = [*kernels.CUDA_FLAGS, "-Xcicc=-O1", "-Xptxas=-O1"]  # in a fifth of the time
+    for source in (ROOT / "kernels").glob("*.cu"):
+        command = ["nvcc", "-c", str(source), "-o", str(tmp_path / "object.o"), "-std=c++20", "-Werror=all-warnings"]
+        ran = subprocess.run([*command, *quick, *targets, *include], capture_output=True, text=True, check=False)
+        assert ran.returncode == 0 and not ran.stderr.strip(), ran.stderr
+
+
+EVERY_OPERATOR = """
+import torch
+from dss import ops
+from dss.fields import build
+from dss.fields.dual_shell import DualShellSettings
+from dss.shell import DualShell
+torch.manual_seed(0)
+shell = DualShell(torch.rand(70, 3) - 0.5, torch.full((70,), 0.1), torch.full((70,), 0.16))
+field = build(DualShellSettings(latent=4), shell.geometry).cuda()
+points, directions = torch.rand(999, 3).cuda() * 2 - 1, torch.randn(999, 3).cuda()
+for half in (False, True):
+    network = field.network()._replace(half=half)
+    ops.shell_intervals(field.shell.packed, points, directions, "relative")
+    owner = ops.shell_owner(field.shell.packed, points, "smallest").clamp(min=0)
+    ops.shell_gap(field.shell.packed, points, True)
+    ops.shell_field(field.shell.packed, network, points, owner, gradient=True)
+    ops.shell_sdf(field.shell.packed, network, points, "relative")
+    for rule in ops.RULES:
+        ops.shell_trace(field.shell.packed, network, points, directions, rule)
+torch.cuda.synchronize()
+"""
+
+
+@pytest.mark.cuda
+@pytest.mark.parametrize("tool", ["memcheck", "racecheck", "synccheck"])
+def test_compute_sanitizer_finds_nothing(tool):
+    sanitizer = shutil.which("compute-sanitizer")
+    if sanitizer is None:
+        pytest.skip("no compute-sanitizer")
+    assert "compiled" in kernels.load()["cuda"]
+    command = [sanitizer, "--tool", tool, "--error-exitcode", "1", sys.executable, "-c", EVERY_OPERATOR]
+    ran = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False)
+    assert ran.returncode == 0, ran.stdout
+
+
+@pytest.mark.cuda
+def test_sixteen_bits_are_nearly_as_good():
+    shell = small_shell()
+    torch.manual_seed(0)
+    field = build(DualShellSettings(latent=4), shell.geometry).cuda()
+    network = field.network()
+    origins = normalize(torch.randn(5000, 3), dim=1) * 3
+    rays = origins.cuda(), normalize(0.4 * torch.randn(5000, 3) - origins, dim=1).cuda()
+    exact, got = (ops.shell_trace(field.shell.packed, network._replace(half=half), *rays, "relative") for half in (False, True))
+    both = exact.t.isfinite() & got.t.isfinite()
+    assert (exact.t.isfinite() != got.t.isfinite()).float().mean() < 0.01 and both.sum() > 1000
+    assert ((exact.t - got.t).abs()[both] < 1e-3).float().mean() > 0.98
+
+
+class Network(ctypes.Structure):
+    _fields_ = [("table", ctypes.c_void_p), ("weights", ctypes.c_void_p), ("layers", ctypes.c_int), ("width", ctypes.c_int),
+                ("octaves", ctypes.c_int), ("local", ctypes.c_bool), ("silu", ctypes.c_bool), ("radial", ctypes.c_bool),
+                ("frequency", ctypes.c_float)]  # fmt: skip
+
+
+class March(ctypes.Structure):
+    _fields_ = [("rule", ctypes.c_int), ("exact", ctypes.c_bool), ("everywhere", ctypes.c_bool), ("tolerance", ctypes.c_float)]
+
+
+class Rays(ctypes.Structure):
+    _fields_ = [(name, ctypes.c_void_p) for name in ("origins", "directions", "t", "sphere", "normal", "steps", "segments")]
+
+
+@pytest.fixture(scope="module")
+def warp(tmp_path_factory) -> ctypes.CDLL:
+    """The code that a CUDA warp runs, on 32 fibers."""
+    if shutil.which("g++") is None:
+        pytest.skip("no compiler")
+    library = tmp_path_factory.mktemp("warp") / "warp.so"
+    flags = ["-std=c++20", "-O2", "-fPIC", "-shared", "-Wall", "-Wno-unknown-pragmas", "-Werror"]
+    subprocess.run(["g++", *flags, str(ROOT / "tests" / "emulated_warp.cpp"), "-o", str(library)], check=True)
+    loaded = ctypes.CDLL(str(library))
+    pointer = ctypes.c_void_p
+    loaded.emulated_field.argtypes = [pointer, Network, ctypes.c_bool, ctypes.c_int, pointer, pointer, pointer, pointer]
+    loaded.emulated_trace.argtypes = [pointer, ctypes.c_int, pointer, Network, ctypes.c_bool, March, ctypes.c_int, Rays]
+    return loaded
+
+
+def small_shell() -> DualShell:
+    generator = torch.Generator().manual_seed(0)
+    inner = torch.rand(70, generator=generator) * 0.15 + 0.05
+    return DualShell(torch.rand(70, 3, generator=generator) * 1.2 - 0.6, inner, inner + 0.06)
+
+
+def network_of(field) -> tuple[ops.Network, Network]:
+    network = field.network()
+    return network, Network(network.table.data_ptr(), network.weights.data_ptr(), *network.sizes, network.frequency)
+
+
+@pytest.mark.parametrize(("half", "tolerance"), [(False, 2e-6), (True, 2e-3)])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"width": 64, "layers": 2, "octaves": 4},
+        {"width": 128, "layers": 1, "octaves": 6, "activation": "leaky_relu", "output": "tanh", "local": False},
+        {"width": 40, "layers": 3, "octaves": 10},
+    ],
+)
+def test_a_warp_evaluates_the_network(warp, options, half, tolerance):
+    shell = small_shell()
+    torch.manual_seed(0)
+    network, native = network_of(build(DualShellSettings(latent=4, **options), shell.geometry))
+    points, owner = torch.rand(75, 3) * 2 - 1, torch.randint(len(shell), (75,))
+    expected, slope = ops.shell_field(shell.packed, network, points, owner, gradient=True)
+    value, gradient, narrow = torch.empty(75), torch.empty(75, 3), owner.int()
+    tensors = (points, narrow, value, gradient)
+    warp.emulated_field(shell.packed.spheres.data_ptr(), native, half, 75, *(tensor.data_ptr() for tensor in tensors))
+    torch.testing.assert_close(value, expected, atol=tolerance, rtol=0)
+    error = (gradient - slope).norm(dim=1) / (1 + slope.norm(dim=1))
+    assert (error < 10 * tolerance).float().mean() > 0.95  # the rest: beside a kink of the leaky rectifier
+
+
+@pytest.mark.parametrize("half", [False, True])
+@pytest.mark.parametrize(("rule", "exact"), [("relative", True), ("every", False)])
+def test_a_warp_traces_rays(warp, rule, exact, half):
+    shell = small_shell()
+    torch.manual_seed(0)
+    network, native = network_of(build(DualShellSettings(latent=4, width=32), shell.geometry))
+    origins = normalize(torch.randn(200, 3), dim=1) * 3
+    directions = 0.4 * torch.randn(200, 3) - origins
+    expected = ops.shell_trace(shell.packed, network, origins, directions, rule, exact)
+    got = ops.Traced(*(torch.empty_like(tensor) for tensor in expected))
+    rays = Rays(*(tensor.data_ptr() for tensor in (origins, directions, *got)))
+    march = March(ops.RULES.index(rule), exact, False, 1e-5)
+    warp.emulated_trace(shell.packed.spheres.data_ptr(), len(shell), shell.packed.tree.data_ptr(), native, half, march, 200, rays)
+    hit, both = expected.t.isfinite(), expected.t.isfinite() & got.t.isfinite()
+    assert (got.t.isfinite() != hit).sum() <= (2 if half else 0) and hit.sum() > 50
+    error = ((got.t - expected.t).abs() * directions.norm(dim=1))[both]
+    assert (error < (1e-3 if half else 1e-5)).float().mean() > 0.98
+    same = both & (got.sphere == expected.sphere)
+    assert same.sum() > 0.95 * both.sum() and (got.normal - expected.normal)[same].abs().max() < (0.03 if half else 1e-3)
+    assert (got.steps == expected.steps).float().mean() > 0.8
