@@ -1,0 +1,44 @@
+"""DeepSDF's network for one shape (Park et al. 2019, arXiv 1901.05103), as it is fitted to oriented point clouds: without a
+latent vector, with one PReLU for all layers."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.parametrizations import weight_norm
+
+from dss.fields.base import Field, Geometry, Settings
+
+HIDDEN = 7  # layers; the fourth leaves room for the point, which joins again there
+JOIN = 4
+
+
+@dataclass(frozen=True)
+class DeepSdfSettings(Settings):
+    method: Literal["deepsdf"] = "deepsdf"
+    width: int = 512  # of each hidden layer
+    dropout: float = 0.1  # share of the hidden units left out of a step; 0: none
+
+
+class DeepSdfField(Field):
+    """f(x) = tanh(MLP(x)), hidden layers with weight normalisation, PReLU and dropout."""
+
+    Settings = DeepSdfSettings
+
+    def __init__(self, settings: DeepSdfSettings, geometry: Geometry):
+        super().__init__()
+        self.settings = settings
+        widths = [settings.width - 3 if number == JOIN else settings.width for number in range(1, HIDDEN + 1)]
+        inputs = [3] + [settings.width] * (HIDDEN - 1)
+        self.hidden = nn.ModuleList(weight_norm(nn.Linear(*pair)) for pair in zip(inputs, widths, strict=True))
+        self.last = nn.Linear(settings.width, 1)
+        self.activation, self.dropout = nn.PReLU(), nn.Dropout(settings.dropout)
+
+    def forward(self, points: Tensor, owner: Tensor | None = None) -> Tensor:
+        x = points
+        for number, layer in enumerate(self.hidden, 1):
+            x = self.dropout(self.activation(layer(x)))
+            if number == JOIN:
+                x = torch.cat([x, points], 1)
+        return self.last(x)[:, 0].tanh()

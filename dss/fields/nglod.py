@@ -1,0 +1,182 @@
+"""NGLOD: features at the corners of a sparse octree, with a small decoder per level of detail (Takikawa et al. 2021,
+arXiv 2101.10994)."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from dss import octree
+from dss.errors import InputError
+from dss.fields.base import Field, Geometry, Settings
+
+if TYPE_CHECKING:
+    from dss.config import Config
+    from dss.distance import MeshDistance
+    from dss.mesh import Mesh
+    from dss.samples import Samples
+
+CORNERS = torch.from_numpy(octree.CHILDREN)  # of a cell, (8, 3)
+DEVIATION = 0.01  # of the initial features
+PUBLISHED_DECODERS = 5  # that the paper's accounting adds, whichever level of detail it is of
+DEEPEST = 8  # level of the octree: the tables that find a voxel's corners are dense
+LEAST = 1e-6  # magnitude outside the finest voxels, so that there is a sign
+
+
+@dataclass(frozen=True)
+class NglodSettings(Settings):
+    method: Literal["nglod"] = "nglod"
+    lods: int = 5  # levels of detail L, all of them learnt; the finest that has a voxel at a point answers
+    base: int = 2  # octree level of the first: 2**base voxels per axis
+    features: int = 32  # floats per corner
+    width: int = 128  # of the decoders' hidden layer
+    grow: int = 0  # steps after which the next level joins, coarse to fine; 0: all learn from the start, as published
+
+
+class NglodField(Field):
+    """z_l(x) = sum of the features of levels 1 to l, each interpolated in the voxel at x; f(x) = decoder_l([x, z_l(x)]).
+
+    Only voxels that the surface touches have features. In them the finest decoder answers. Anywhere else no surface is
+    near: the sign is that of the region of free cells, stored with the octree, and the magnitude that of the finest
+    decoder with a voxel at x, but at least the distance to the finest voxels.
+    The octree's cube has half the edge `extent`, the mesh's radius, so that the mesh fills it as in the published code.
+    """
+
+    Settings = NglodSettings
+    stands_on = ("octree", "solid", "extent")
+
+    def __init__(self, settings: NglodSettings, geometry: Geometry):
+        super().__init__()
+        self.settings = settings
+        for name in self.stands_on:
+            self.register_buffer(name, geometry[name])
+        self.register_buffer("steps", torch.zeros((), dtype=torch.int64))  # of the fit so far
+        depth = settings.base + settings.lods - 1
+        levels = octree.unpack(self.octree.cpu().numpy(), depth)[settings.base :]
+        self.voxels = [len(cells) for cells in levels]
+        self.features, self.decoders = nn.ParameterList(), nn.ModuleList()
+        for lod, cells in enumerate(levels):
+            size = 1 << (settings.base + lod)
+            rows, count = octree.corner_rows(cells, size)
+            self.register_buffer(f"rows_{lod}", torch.from_numpy(rows), persistent=False)
+            self.register_buffer(f"occupied_{lod}", torch.from_numpy(octree.occupancy(cells, size)), persistent=False)
+            self.features.append(nn.Parameter(DEVIATION * torch.randn(count, settings.features)))
+            self.decoders.append(
+                nn.Sequential(nn.Linear(3 + settings.features, settings.width), nn.ReLU(), nn.Linear(settings.width, 1))
+            )
+        clearance = octree.clearance(levels[-1], size) * 2 / size
+        self.register_buffer("clearance", torch.from_numpy(clearance).float(), persistent=False)
+        region, count = octree.regions(octree.occupancy(levels[-1], size))
+        solid = np.unpackbits(self.solid.cpu().numpy(), count=count).astype(bool)
+        side = np.where(np.append(False, solid)[region], -1.0, 1.0)
+        self.register_buffer("side", torch.from_numpy(side).float(), persistent=False)
+
+    @classmethod
+    def geometry(cls, mesh: "Mesh", distance: "MeshDistance", config: "Config") -> Geometry:
+        """The octree of the voxels that the surface touches, and one bit for each region of free cells: whether it is solid."""
+        settings, extent = config.field, config.mesh.radius
+        depth = settings.base + settings.lods - 1
+        if depth > DEEPEST:
+            levels = f"field.lods={settings.lods}, field.base={settings.base}"
+            raise InputError(f"{levels}: 2**{depth} voxels per axis are too many; choose fewer lods, for at most 2**{DEEPEST}")
+        masks = octree.build(mesh.vertices / extent, mesh.faces, depth)
+        region, count = octree.regions(octree.occupancy(octree.unpack(masks, depth)[-1], 1 << depth))
+        free = region.nonzero()
+        winding = distance.winding(((np.stack(free, 1) + 0.5) * 2 / (1 << depth) - 1) * extent)
+        share = np.bincount(region[free], winding > 0.5, count + 1)[1:] / np.bincount(region[free], minlength=count + 1)[1:]
+        return {
+            "octree": torch.from_numpy(masks),
+            "solid": torch.from_numpy(np.packbits(share > 0.5)),
+            "extent": torch.tensor(extent, dtype=torch.float32),
+        }
+
+    def forward(self, points: Tensor, owner: Tensor | None = None) -> Tensor:
+        scaled = points / self.extent
+        inside = scaled.clamp(-1, 1)
+        depth = self._depth(inside)
+        beyond = (depth < self.settings.lods).nonzero()[:, 0]
+        side, bound = self._free(scaled[beyond], inside[beyond])
+        result = points.new_zeros(len(points)).index_copy(0, beyond, side * bound)
+        depth = depth.clamp(max=self._joined())
+        for lod, index, features in self._interpolated(inside, depth):
+            last = depth[index] == lod + 1
+            result = result.index_copy(0, index[last], self._decode(lod, points[index[last]], features[last]).to(result.dtype))
+        return result.index_copy(0, beyond, side * torch.maximum(side * result[beyond], bound))
+
+    def loss(self, samples: "Samples", error: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
+        """The sum over the levels of detail; each learns from the samples in its own voxels."""
+        inside = (samples.points / self.extent).clamp(-1, 1)
+        depth = self._depth(inside).clamp(max=self._joined())
+        self.steps += 1
+        parts = [
+            error(self._decode(lod, samples.points[index], features), samples.sdf[index]) * (len(index) / len(samples))
+            for lod, index, features in self._interpolated(inside, depth)
+        ]
+        return torch.stack(parts).sum()
+
+    def _joined(self) -> int:
+        """How many levels of detail have joined the fit."""
+        lods, grow = self.settings.lods, self.settings.grow
+        return min(lods, 1 + int(self.steps) // grow) if grow else lods
+
+    def _interpolated(self, inside: Tensor, depth: Tensor) -> Iterator[tuple[int, Tensor, Tensor]]:
+        """Level by level, which of the points (n, 3) of the octree's cube have a voxel there (k,), and their z (k, features)."""
+        index, features = torch.arange(len(inside), device=inside.device), inside.new_zeros(len(inside), self.settings.features)
+        for lod, table in enumerate(self.features):
+            kept = depth[index] > lod
+            index, features = index[kept], features[kept]
+            if not len(index):
+                return
+            cell, share = self._cell(lod, inside[index])
+            corners = cell[:, None] + CORNERS.to(cell.device)
+            weights = torch.where(CORNERS.to(cell.device) > 0, share[:, None], 1 - share[:, None]).prod(-1)
+            rows = self.get_buffer(f"rows_{lod}")[corners.unbind(-1)]
+            features = features + nn.functional.embedding_bag(rows, table, per_sample_weights=weights, mode="sum")
+            yield lod, index, features
+
+    def _decode(self, lod: int, points: Tensor, features: Tensor) -> Tensor:
+        return self.decoders[lod](torch.cat([points, features], 1))[:, 0]
+
+    @torch.no_grad()
+    def _depth(self, inside: Tensor) -> Tensor:
+        """How many of the levels of detail (n,) have a voxel at points (n, 3) of the octree's cube."""
+        occupied = [self.get_buffer(f"occupied_{lod}")[self._cell(lod, inside)[0].unbind(1)] for lod in range(self.settings.lods)]
+        return torch.stack(occupied).sum(0)
+
+    def _cell(self, lod: int, inside: Tensor) -> tuple[Tensor, Tensor]:
+        """The cell (n, 3) int64 of a level at points (n, 3) of the octree's cube, and the place in it, from 0 to 1."""
+        size = 1 << (self.settings.base + lod)
+        place = (inside + 1) * (size / 2)
+        cell = place.detach().floor().long().clamp(0, size - 1)
+        return cell, place - cell
+
+    @torch.no_grad()
+    def _free(self, scaled: Tensor, inside: Tensor) -> tuple[Tensor, Tensor]:
+        """The sign (n,) outside the finest voxels, and a bound of the distance to them, in normalised units."""
+        size = self.side.shape[0]
+        cell, share = self._cell(self.settings.lods - 1, inside)
+        away = (share[:, None] - CORNERS.to(cell.device)).norm(dim=-1) * 2 / size
+        corners = (cell[:, None] + CORNERS.to(cell.device)).unbind(-1)
+        bound = (self.clearance[corners] - away).amax(1).clamp(min=0)
+        side = torch.where((scaled == inside).all(1), self.side[cell.unbind(1)], 1.0)
+        return side, (torch.hypot(bound, (scaled - inside).norm(dim=1)) * self.extent).clamp(min=LEAST)
+
+    def storage(self) -> dict[str, int]:
+        return {
+            "features": sum(table.nbytes for table in self.features),
+            "decoders": sum(parameter.nbytes for parameter in self.decoders.parameters()),
+            "octree": sum(self.get_buffer(name).nbytes for name in self.stands_on),
+        }
+
+    def published_storage(self) -> dict[str, int]:
+        """Bytes as two papers count them, both without the octree: NGLOD's tables (a feature vector per voxel, and five
+        decoders), and those of Dual-Spherical-Shell (one per corner, and the decoders of the levels up to this one)."""
+        decoder = sum(parameter.nbytes for parameter in self.decoders[0].parameters())
+        vector = 4 * self.settings.features
+        return {
+            "voxels": sum(self.voxels) * vector + PUBLISHED_DECODERS * decoder,
+            "corners": sum(map(len, self.features)) * vector + self.settings.lods * decoder,
+        }
