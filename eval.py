@@ -31,11 +31,13 @@ def main() -> None:
     options.add_argument("--json", type=Path, help="also write the means over all runs, and each run's metrics, to this file")
     options.add_argument("--resolution", type=int, default=256, help="marching-cubes cells per edge of [-1, 1]^3")
     options.add_argument("--export", type=Path, help="write the field's mesh, in the input's units: .ply, .obj or .stl")
+    options.add_argument("--weights", type=Path, help="write the field as its method's authors store theirs: neural_implicit, .h5")
     args = options.parse_args()
     if args.export:
         check_suffix(args.export)
-        if len(args.run) > 1:
-            raise InputError(f"--export {args.export}: takes one run, got {len(args.run)}")
+    for option, file in (("--export", args.export), ("--weights", args.weights)):
+        if file and len(args.run) > 1:
+            raise InputError(f"{option} {file}: takes one run, got {len(args.run)}")
     device = cli.pick_device(args.device)
     if is_views(args.run[0]):
         export_views(args, device)
@@ -54,6 +56,10 @@ def main() -> None:
             mesh, field, stored = extract(run.field, args.resolution, str(path)), run.field, run.field_path
         if args.export:
             export(mesh, args.export, truth.center, truth.scale)
+        if args.weights:
+            if field is None:
+                raise InputError(f"--weights {args.weights}: {path} is a mesh, not a run folder; leave it out")
+            field.to_weights(args.weights)
         rows[str(path)] = evaluate(mesh, truth, stored, field, device)
         if field is not None:
             save(path / "eval.json", rows[str(path)])
@@ -61,7 +67,7 @@ def main() -> None:
     if args.json:
         save(args.json, {**mean, "runs": rows})
     print(table(rows | {"mean": mean} if len(rows) > 1 else rows))
-    written = args.export or args.json or (path if path.is_file() else path / "eval.json")
+    written = args.export or args.weights or args.json or (path if path.is_file() else path / "eval.json")
     print(f"next: look at {written}")
 
 

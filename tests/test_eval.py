@@ -109,6 +109,9 @@ def test_bad_input(script, run, mesh_path, tmp_path, monkeypatch):
         ([folder, "--resolution", 3], "resolution"),
         ([folder, "--export", "out.png"], "use one of"),
         ([folder, folder, "--export", "out.ply"], "takes one run"),
+        ([folder, folder, "--weights", "out.h5"], "takes one run"),
+        ([folder, "--weights", "out.h5"], "dual_shell has no weight files"),
+        ([mesh_path, "--mesh", mesh_path, "--weights", "out.h5"], "is a mesh"),
     ):
         with pytest.raises(InputError, match=message):
             call(script, monkeypatch, *arguments)

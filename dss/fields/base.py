@@ -56,6 +56,10 @@ class Field(nn.Module, ABC):
         """The field that the method's authors stored in `path`. Raises InputError where that is not possible."""
         raise InputError(f"{path}: {settings.method} has no weight files of other programs to import; leave out --weights")
 
+    def to_weights(self, path: Path) -> None:
+        """Write the field as the method's authors store theirs. Raises InputError where there is no such format."""
+        raise InputError(f"{path}: {self.Settings().method} has no weight files of other programs to export; leave out --weights")
+
     @property
     def device(self) -> torch.device:
         """Where the field computes, and its points belong."""

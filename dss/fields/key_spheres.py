@@ -1,5 +1,6 @@
 """Key Spheres: an MLP of the point and of a blend of what the key spheres know (DCC 2022, arXiv 2201.07486)."""
 
+import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from itertools import pairwise
@@ -154,6 +155,9 @@ def read_weights(path: Path | str) -> dict[str, Tensor]:
     try:
         if Path(path).suffix == ".safetensors":
             return load_file(path)
+        with Path(path).open("rb") as file:
+            if not zipfile.is_zipfile(file):
+                raise ValueError("no zip archive")
         # With `weights_only` this is a reader of tensors and plain values, and refuses what would run.
         tree = torch.load(path, map_location="cpu", weights_only=True)  # noqa: TID251
     except Exception as error:  # torch, zipfile and its reader of pickles raise a dozen kinds

@@ -73,7 +73,7 @@ class NeuralImplicitField(Field):
                 layer.bias.copy_(bias)
         return field
 
-    def to_weights(self, path: Path | str) -> None:
+    def to_weights(self, path: Path) -> None:
         """Write the network as Keras' `save_weights` does, for the authors' mesher and renderer."""
         with replacing(path) as temporary, h5py.File(temporary, "w") as file:
             names = ["dense", *(f"dense_{number}" for number in range(1, len(self._dense())))]
