@@ -5,6 +5,7 @@
     python render.py runs/quickstart --views 72 --animate webp
     python render.py --mesh bunny.obj --mode normal
     python render.py runs/neus_shell_chair --split test         of a surface from photos: colours and normals
+    python render.py runs/neus_spheres_chair --mode shell       and its spheres
 """
 
 import argparse
@@ -26,6 +27,7 @@ from dss.rendering import IMAGES, NUMBERS, check_request, draw
 from dss.run import load_run
 from dss.slices import RANGE, draw_shell, draw_slice, planes
 from dss.truth import see
+from dss.views.beads import draw_spheres
 from dss.views.evaluation import pictures, scene_of
 from dss.views.run import is_views, load_views_run, normals_of
 
@@ -34,6 +36,7 @@ LEGENDS = {
     "slice": "black: the surface; pale: where the shell answers, if there is one",
     "shell": "blue: inner spheres; sand: interlayer; black: the surface",
 }
+BEADS = 0.25  # of their radii at which spheres are pictured, so that one sees where they are
 SECONDS = 6.0  # of an animation
 LABELLED = 30  # views on a contact sheet, at most
 
@@ -106,6 +109,11 @@ def render_views(args: argparse.Namespace, device: torch.device) -> None:
     run = load_views_run(args.run, device)
     scene = scene_of(run, args.split, args.data, args.every)
     out, name, seconds, sheet = args.out or args.run / args.split, args.run.resolve().name, [], []
+    subtitle, beads = f"{args.split}, colours and normals", args.mode == "shell"
+    if beads:
+        if run.sampler.shell is None:
+            raise InputError(f"--mode shell: {args.run} has no spheres; choose another mode")
+        subtitle += f", and the spheres at {BEADS:.0%} of their radii"
     bar = tqdm(pictures(run, scene), desc="render", total=len(scene.photos), unit="view", disable=None)
     for photo, picture in bar:
         normals = normals_of(picture)
@@ -113,9 +121,13 @@ def render_views(args: argparse.Namespace, device: torch.device) -> None:
         save_png(out / "normals" / f"{photo.name}.png", normals)
         seconds.append(picture.seconds)
         bar.set_postfix_str(f"{picture.seconds:.2f} s / frame")
-        sheet.append((np.concatenate([picture.colour, normals], 1), photo.name))
+        panels = [picture.colour, normals]
+        if beads:
+            panels.append(draw_spheres(run.sampler.shell, photo.camera, BEADS))
+            save_png(out / "spheres" / f"{photo.name}.png", panels[-1])
+        sheet.append((np.concatenate(panels, 1), photo.name))
     images, labels = zip(*sheet[:: -(-len(sheet) // LABELLED)], strict=True)
-    save_png(args.run / f"{args.split}.png", contact_sheet(images, labels, name, f"{args.split}, colours and normals"))
+    save_png(args.run / f"{args.split}.png", contact_sheet(images, labels, name, subtitle))
     print(f"frames    {len(seconds)}, {sum(seconds) / len(seconds):.3f} s each")
     print(f"next: look at {args.run / f'{args.split}.png'}; python eval_ssim.py {args.run} --split {args.split}")
 
