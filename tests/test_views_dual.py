@@ -1,0 +1,90 @@
+from dataclasses import replace
+
+import pytest
+import torch
+from views import ball_model, pinhole
+
+from dss.errors import InputError
+from dss.image_metrics import psnr
+from dss.mesher import extract
+from dss.shell import DualShell
+from dss.views.config import RenderConfig, SamplerConfig
+from dss.views.dual import ModelField, mend, shell_of_model
+from dss.views.rendering import render_picture
+from dss.views.samplers import Shell, Uniform
+
+BALLS = ((0.0, 0.0, 0.0, 0.45), (0.6, 0.0, 0.0, 0.03))  # the second is too thin for inner spheres: 0.03 < the band
+CONFIG = SamplerConfig(method="shell", spheres=24, resolution=64, eps=1e-2, step=0.01, after=0)
+
+
+@pytest.fixture(scope="module")
+def model():
+    return ball_model(100.0, BALLS)
+
+
+@pytest.fixture(scope="module")
+def shell(model) -> DualShell:
+    return shell_of_model(model, CONFIG)
+
+
+def test_the_shell_encloses_the_band_and_its_inner_spheres_are_solid(model, shell):
+    margin = model.band(CONFIG.eps)
+    points = torch.rand(400_000, 3, generator=torch.Generator().manual_seed(9)) * 2 - 1
+    points = points[points.norm(dim=1) < 1]
+    sdf = model.sdf(points)
+    assert (shell.outer_gap(points)[0][sdf.abs() <= margin] <= 0).all()
+    assert (sdf[shell.inner_gap(points) < 0] < -margin).all()
+
+
+def test_thin_parts_have_no_inner_spheres(shell):
+    near = (shell.centers - torch.tensor(BALLS[1][:3])).norm(dim=1) < 0.1
+    assert near.any() and not shell.inner_radii[near].any()
+    assert (shell.inner_radii > 0.2).any()  # the thick part has
+
+
+def test_the_shell_shows_the_same_picture(model, shell):
+    camera, white = pinhole(size=48), torch.ones(3)
+    plain = render_picture(model, Uniform(SamplerConfig()), camera, white, RenderConfig())
+    sampler = Shell(CONFIG)
+    sampler.shell = shell
+    found = render_picture(model, sampler, camera, white, RenderConfig(stop=1e-4))
+    assert psnr(found.colour, plain.colour) > 35 and found.samples < 10 and found.background > 0.4
+
+
+def test_mending_finds_leaks_and_hollow_spheres(model):
+    """A shell that is too small, too solid and misses a part."""
+    margin = model.band(1e-2)
+    shell = DualShell(torch.zeros(1, 3), torch.tensor([0.44]), torch.tensor([0.46]))
+    surface = torch.nn.functional.normalize(torch.randn(5000, 3, generator=torch.Generator().manual_seed(1)), dim=1) * 0.45
+    counts = []
+    for number in range(6):
+        shell, count = mend(model, shell, margin, surface, torch.Generator().manual_seed(number))
+        counts.append(count)
+    assert counts[0] > 1000 and counts[-1] == 0
+    assert shell.outer_radii[0] >= 0.45 + margin and shell.inner_radii[0] <= 0.45 - margin
+    assert len(shell) > 1 and (shell.outer_gap(torch.tensor([BALLS[1][:3]]))[0] < 0).all()
+
+
+def test_a_model_without_a_surface():
+    with pytest.raises(InputError, match="the model: no surface"):
+        shell_of_model(ball_model(100.0, ((5.0, 0.0, 0.0, 0.1),)), CONFIG)
+
+
+def test_the_sampler_builds_its_shell_on_time(model):
+    sampler = Shell(replace(CONFIG, after=10, rebuild=5, spheres=8))
+    generator = torch.Generator().manual_seed(0)
+    sampler.prepare(model, 9, generator)
+    assert sampler.shell is None
+    sampler.prepare(model, 10, generator)
+    first = sampler.shell
+    sampler.prepare(model, 12, generator)
+    assert sampler.shell is first
+    sampler.prepare(model, 15, generator)
+    assert sampler.shell is not first and torch.equal(sampler.shell.centers, first.centers)  # deterministic
+
+
+def test_mesh_of_a_model_with_and_without_its_shell(model, shell):
+    for field in (ModelField(model), ModelField(model, shell)):
+        mesh = extract(field, 96)
+        assert mesh.is_watertight and mesh.body_count == 2
+        assert abs(model.sdf(torch.tensor(mesh.vertices).float())).max() < 2e-3
