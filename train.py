@@ -8,6 +8,7 @@ A run that was interrupted is resumed by the same command.
 """
 
 import argparse
+import json
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -21,6 +22,7 @@ from dss import cli
 from dss.config import Config, load_config
 from dss.fields import METHODS, Field, build
 from dss.fields.base import Geometry
+from dss.files import replacing
 from dss.fit import fit
 from dss.frame import render
 from dss.pictures import studio
@@ -75,9 +77,15 @@ def fit_samples(config: Config, folder: Path, device: torch.device) -> None:
     if (folder / "field.safetensors").is_file():
         print("field     already fitted")
         return
-    start = time.perf_counter()
+    state, start, core = folder / "training.safetensors", time.perf_counter(), time.process_time()
+    resumed = state.is_file()
     with Log(folder, config.fit.epochs, picture, config.fit.checkpoint) as log:
-        field = fit(config, geometry, rounds, device, folder / "training.safetensors", log.report)
+        field = fit(config, geometry, rounds, device, state, log.report)
+    facts = {"samples": config.fit.epochs * len(rounds[0])}  # seen in the fit
+    if not resumed:  # else only the last part was timed
+        facts["fit_seconds"] = time.process_time() - core if device.type == "cpu" else time.perf_counter() - start
+    with replacing(folder / "fit.json") as temporary:
+        temporary.write_text(json.dumps(facts) + "\n")
     save_field(folder, field, config, source)
     print(f"fit       {time.perf_counter() - start:.0f} s, {sum(field.storage().values()) / 1024:.1f} KiB")
 

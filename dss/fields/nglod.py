@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from dss.samples import Samples
 
 CORNERS = torch.from_numpy(octree.CHILDREN)  # of a cell, (8, 3)
+AROUND = torch.cartesian_prod(*[torch.arange(-1, 2)] * 3)  # a cell and its neighbours, (27, 3)
 DEVIATION = 0.01  # of the initial features
 PUBLISHED_DECODERS = 5  # that the paper's accounting adds, whichever level of detail it is of
 DEEPEST = 8  # level of the octree: the tables that find a voxel's corners are dense
@@ -67,9 +68,10 @@ class NglodField(Field):
             self.decoders.append(
                 nn.Sequential(nn.Linear(3 + settings.features, settings.width), nn.ReLU(), nn.Linear(settings.width, 1))
             )
-        clearance = octree.clearance(levels[-1], size) * 2 / size
-        self.register_buffer("clearance", torch.from_numpy(clearance).float(), persistent=False)
-        region, count = octree.regions(octree.occupancy(levels[-1], size))
+        self.register_buffer("clearance", torch.from_numpy(octree.clearance(levels[-1], size)).float(), persistent=False)
+        occupied = octree.occupancy(levels[-1], size)
+        self.register_buffer("halo", torch.from_numpy(np.pad(occupied, 1)), persistent=False)
+        region, count = octree.regions(occupied)
         solid = np.unpackbits(self.solid.cpu().numpy(), count=count).astype(bool)
         side = np.where(np.append(False, solid)[region], -1.0, 1.0)
         self.register_buffer("side", torch.from_numpy(side).float(), persistent=False)
@@ -155,12 +157,17 @@ class NglodField(Field):
 
     @torch.no_grad()
     def _free(self, scaled: Tensor, inside: Tensor) -> tuple[Tensor, Tensor]:
-        """The sign (n,) outside the finest voxels, and a bound of the distance to them, in normalised units."""
-        size = self.side.shape[0]
+        """The sign (n,) outside the finest voxels, and a bound of the distance to them, in normalised units. Exact beside
+        them; farther off, the distance of a corner of the cell, less that to the corner."""
         cell, share = self._cell(self.settings.lods - 1, inside)
-        away = (share[:, None] - CORNERS.to(cell.device)).norm(dim=-1) * 2 / size
-        corners = (cell[:, None] + CORNERS.to(cell.device)).unbind(-1)
-        bound = (self.clearance[corners] - away).amax(1).clamp(min=0)
+        corners = CORNERS.to(cell.device)
+        far = (self.clearance[(cell[:, None] + corners).unbind(-1)] - (share[:, None] - corners).norm(dim=-1)).amax(1)
+        around = AROUND.to(cell.device)
+        aside = torch.stack([share, torch.zeros_like(share), 1 - share], 2)  # distance of the neighbours to the left, here, to the right
+        gaps = torch.stack([aside[:, axis, around[:, axis] + 1] for axis in range(3)]).norm(dim=0)
+        occupied = self.halo[(cell[:, None] + around + 1).unbind(-1)]
+        near = gaps.where(occupied, 1 + share.minimum(1 - share).amin(1, keepdim=True)).amin(1)
+        bound = torch.maximum(far, near) * 2 / self.side.shape[0]
         side = torch.where((scaled == inside).all(1), self.side[cell.unbind(1)], 1.0)
         return side, (torch.hypot(bound, (scaled - inside).norm(dim=1)) * self.extent).clamp(min=LEAST)
 
