@@ -70,17 +70,13 @@ def test_a_model_without_a_surface():
         shell_of_model(ball_model(100.0, ((5.0, 0.0, 0.0, 0.1),)), CONFIG)
 
 
-def test_the_sampler_builds_its_shell_on_time(model):
-    sampler = Shell(replace(CONFIG, after=10, rebuild=5, spheres=8))
-    generator = torch.Generator().manual_seed(0)
-    sampler.prepare(model, 9, generator)
-    assert sampler.shell is None
-    sampler.prepare(model, 10, generator)
-    first = sampler.shell
-    sampler.prepare(model, 12, generator)
-    assert sampler.shell is first
-    sampler.prepare(model, 15, generator)
-    assert sampler.shell is not first and torch.equal(sampler.shell.centers, first.centers)  # deterministic
+def test_the_sampler_builds_its_shells_on_time(model, monkeypatch):
+    built, shell = [], DualShell(torch.zeros(1, 3), torch.ones(1), torch.ones(1))
+    monkeypatch.setattr("dss.views.dual.shell_of_model", lambda *_: built.append(step) or shell)
+    sampler = Shell(replace(CONFIG, after=10, rebuild=5))
+    for step in range(18):
+        sampler.prepare(model, step, torch.Generator())
+    assert built == [10, 15] and sampler.shell is shell
 
 
 def test_mesh_of_a_model_with_and_without_its_shell(model, shell):

@@ -6,35 +6,16 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from views import ball_model, pinhole
+from views import CENTER, RADIUS, ball_model, ball_pixels, cameras, pinhole, write_synthetic
 
 from dss.errors import InputError
-from dss.views.cameras import Frame, Pinhole
+from dss.views.cameras import Frame
 from dss.views.config import RenderConfig, SamplerConfig
 from dss.views.config import SceneConfig as Config
 from dss.views.hull import focus
 from dss.views.rendering import render_picture
 from dss.views.samplers import Uniform
 from dss.views.scene import load_scene
-
-CENTER, RADIUS = np.array([1.0, -2.0, 0.5]), 0.4  # of the ball in the scenes made here
-EYES = [(0, -3, 0.5), (3, 0, 0.2), (-2, 2, 1), (0.5, 2.5, -1.5), (-2.5, -1, -1), (0.3, 0.4, 3)]
-
-
-def cameras(size: int = 40) -> list[Pinhole]:
-    """Around CENTER, in scene units."""
-    frame = Frame(tuple(-CENTER), 1.0)
-    return [pinhole(eye, size).moved(frame) for eye in EYES]
-
-
-def ball_pixels(camera: Pinhole) -> np.ndarray:
-    """RGBA (h, w, 4) uint8 of a red ball, its mask antialiased over 4 x 4 points per pixel."""
-    fine = camera.downscaled(1)
-    places = (fine.centers()[:, None] + (torch.cartesian_prod(*[torch.arange(4).double() + 0.5] * 2) / 4 - 0.5)).reshape(-1, 2)
-    origins, directions = camera.rays(places)
-    across = torch.linalg.cross(origins - torch.tensor(CENTER).float(), directions).norm(dim=1)
-    share = (across < RADIUS).float().view(camera.height, camera.width, 16).mean(2).numpy()
-    return np.stack([share * 0 + 200, share * 0, share * 0 + 50, 255 * share], -1).round().astype(np.uint8)
 
 
 @pytest.fixture
@@ -62,17 +43,7 @@ def dtu(tmp_path: Path) -> Path:
 @pytest.fixture
 def synthetic(tmp_path: Path) -> Path:
     """The same in the NeRF-synthetic layout; train and test are the same photos."""
-    for split in ("train", "test"):
-        (tmp_path / split).mkdir()
-        frames = []
-        for index, camera in enumerate(cameras()):
-            Image.fromarray(ball_pixels(camera)).save(tmp_path / split / f"r_{index}.png")
-            pose = np.eye(4)
-            pose[:3] = camera.pose.numpy() * [1, -1, -1, 1]
-            frames.append({"file_path": f"./{split}/r_{index}", "transform_matrix": pose.tolist()})
-        about = {"camera_angle_x": float(np.radians(40)), "frames": frames}
-        (tmp_path / f"transforms_{split}.json").write_text(json.dumps(about))
-    return tmp_path
+    return write_synthetic(tmp_path)
 
 
 def test_dtu_cameras(dtu):

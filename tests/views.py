@@ -1,15 +1,21 @@
 """Models and scenes that the tests of dss/views share."""
 
+import json
 import math
+from pathlib import Path
 
+import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor, nn
 
 from dss.rays import look_at
-from dss.views.cameras import Pinhole
+from dss.views.cameras import Frame, Pinhole
 from dss.views.config import ModelConfig
 from dss.views.neus import NeuS
 
+CENTER, RADIUS = np.array([1.0, -2.0, 0.5]), 0.4  # of the ball in the scenes made here
+EYES = [(0, -3, 0.5), (3, 0, 0.2), (-2, 2, 1), (0.5, 2.5, -1.5), (-2.5, -1, -1), (0.3, 0.4, 3)]
 SMALL = ModelConfig(layers=2, width=32, skip=0, feature=8, colour_layers=1, colour_width=32)
 
 
@@ -46,3 +52,34 @@ def pinhole(eye: tuple[float, float, float] = (0.0, -3.0, 0.5), size: int = 48, 
     focal = size / 2 / math.tan(math.radians(fov) / 2)
     intrinsics = torch.tensor([[focal, 0, size / 2], [0, focal, size / 2], [0, 0, 1]], dtype=torch.float64)
     return Pinhole(pose * torch.tensor([1.0, -1, -1, 1]).double(), intrinsics, size, size)
+
+
+def cameras(size: int = 40) -> list[Pinhole]:
+    """Around CENTER, in scene units."""
+    frame = Frame(tuple(-CENTER), 1.0)
+    return [pinhole(eye, size).moved(frame) for eye in EYES]
+
+
+def ball_pixels(camera: Pinhole) -> np.ndarray:
+    """RGBA (h, w, 4) uint8 of a red ball, its mask antialiased over 4 x 4 points per pixel."""
+    fine = camera.downscaled(1)
+    places = (fine.centers()[:, None] + (torch.cartesian_prod(*[torch.arange(4).double() + 0.5] * 2) / 4 - 0.5)).reshape(-1, 2)
+    origins, directions = camera.rays(places)
+    across = torch.linalg.cross(origins - torch.tensor(CENTER).float(), directions).norm(dim=1)
+    share = (across < RADIUS).float().view(camera.height, camera.width, 16).mean(2).numpy()
+    return np.stack([share * 0 + 200, share * 0, share * 0 + 50, 255 * share], -1).round().astype(np.uint8)
+
+
+def write_synthetic(folder: Path, size: int = 40) -> Path:
+    """A scene in the NeRF-synthetic layout: train and test are the same six photos of a ball."""
+    for split in ("train", "test"):
+        (folder / split).mkdir()
+        frames = []
+        for index, camera in enumerate(cameras(size)):
+            Image.fromarray(ball_pixels(camera)).save(folder / split / f"r_{index}.png")
+            pose = np.eye(4)
+            pose[:3] = camera.pose.numpy() * [1, -1, -1, 1]
+            frames.append({"file_path": f"./{split}/r_{index}", "transform_matrix": pose.tolist()})
+        about = {"camera_angle_x": float(np.radians(40)), "frames": frames}
+        (folder / f"transforms_{split}.json").write_text(json.dumps(about))
+    return folder

@@ -139,7 +139,8 @@ def losses(rendered: Rendered, pixels: Tensor, background: Tensor, config: Train
     loss = config.colour_weight * colour + config.eikonal_weight * eikonal
     scalars = {"colour": colour.detach(), "eikonal": eikonal.detach()}
     if config.mask_weight:
-        cross = torch.nn.functional.binary_cross_entropy(rendered.opacity.clamp(1e-3, 1 - 1e-3), mask)
+        opacity = rendered.opacity.clamp(1e-3, 1 - 1e-3)
+        cross = -(mask * opacity.log() + (1 - mask) * (1 - opacity).log()).mean()
         loss = loss + config.mask_weight * cross
         scalars["mask"] = cross.detach()
     return loss, scalars
