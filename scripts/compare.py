@@ -4,9 +4,13 @@
     python scripts/compare.py --preset paper --data DATA         Tables I and II of the DSS paper, at full length
     python scripts/compare.py --methods fast nglod_3 "Draco, 11 bits" --meshes bunny.obj dragon.ply
 
-Writes table.md, table.csv, table.json and rate_distortion.png, .svg, and a run folder per method and mesh, to --out.
+    python scripts/compare.py --preset views --data DATA         samplers and base models on photos, and where the time goes
+
+Writes table.md, table.csv, table.json and rate_distortion.png, .svg, and a run folder per method and mesh, to --out;
+of photos, views.md and views.json.
 """
 
+import argparse
 import difflib
 import os
 from dataclasses import replace
@@ -19,11 +23,14 @@ from dss.comparison import Truth, chosen, plot, results, save, summary, table
 from dss.errors import InputError
 from dss.presets import PRESETS
 from dss.rendering import check_request
+from dss.views import comparison
+
+VIEWS = "views"  # the preset of surfaces from photos
 
 
 def main() -> None:
     options = cli.parser(__doc__)
-    options.add_argument("--preset", default="quick", help=f"methods, meshes and measurement: {', '.join(PRESETS)}")
+    options.add_argument("--preset", default="quick", help=f"methods, meshes and measurement: {', '.join(PRESETS)}, {VIEWS}")
     options.add_argument("--methods", nargs="+", help="only these: of the preset, or full-length ones of configs/")
     options.add_argument("--meshes", nargs="+", help="files, or ids of meshes in DATA/thingi32 (default: the preset's)")
     options.add_argument("--data", type=Path, default=os.environ.get("DSS_DATA"), help="the folder of data sets, see data/README.md")
@@ -31,10 +38,15 @@ def main() -> None:
     options.add_argument("--resolution", type=int, help="marching-cubes cells per edge (default: the preset's)")
     options.add_argument("--views", type=int, help="of each SSIM protocol (default: the preset's)")
     options.add_argument("--size", type=int, help="pixels per side of a view (default: the preset's)")
+    options.add_argument("--scenes", nargs="+", default=["chair_400"], help=f"of {VIEWS}: folders, or names in DATA/nerf_synthetic")
+    options.add_argument("--every", type=int, default=1, help=f"of {VIEWS}: every n-th test photo only")
     args = options.parse_args()
+    if args.preset == VIEWS:
+        compare_views(args)
+        return
     if args.preset not in PRESETS:
-        near = difflib.get_close_matches(args.preset, PRESETS, 1, 0)[0]
-        raise InputError(f"--preset {args.preset}: no such preset; did you mean {near}? There are {', '.join(PRESETS)}")
+        near = difflib.get_close_matches(args.preset, [*PRESETS, VIEWS], 1, 0)[0]
+        raise InputError(f"--preset {args.preset}: no such preset; did you mean {near}? There are {', '.join(PRESETS)}, {VIEWS}")
     preset = PRESETS[args.preset]
     entries = chosen(args.methods, preset.entries) if args.methods else preset.entries
     asked = {key: value for key in ("resolution", "views", "size") if (value := getattr(args, key)) is not None}
@@ -66,15 +78,24 @@ def main() -> None:
     print(f"next: look at {out / 'rate_distortion.png'} and {out / 'table.md'}")
 
 
-def find(name: str, data: Path | None) -> Path:
-    """The mesh file that `name` is, or that it names in the data folder."""
-    if Path(name).is_file():
+def compare_views(args: argparse.Namespace) -> None:
+    """Samplers and base models against the photos of scenes."""
+    out, scenes = args.out or Path("runs", f"compare_{VIEWS}"), [find(name, args.data, "nerf_synthetic/{}") for name in args.scenes]
+    found = comparison.rows(args.methods or comparison.TINY, scenes, out, args.every, cli.pick_device(args.device))
+    comparison.save(out, found)
+    print(comparison.tables(found))
+    print(f"next: look at {out / 'views.md'}; python render.py {out / 'neus_spheres_tiny' / scenes[0].name} --mode shell")
+
+
+def find(name: str, data: Path | None, place: str = "thingi32/{}.ply") -> Path:
+    """The mesh file or scene folder that `name` is, or that it names in the data folder."""
+    if Path(name).exists():
         return Path(name)
     if data is None:
         raise InputError(f"{name}: no such file, and no folder of data sets; name it with --data, or set DSS_DATA")
-    path = data / "thingi32" / f"{name}.ply"
-    if not path.is_file():
-        raise InputError(f"{path}: no such mesh; choose other --meshes, or see data/README.md")
+    path = data / place.format(name)
+    if not path.exists():
+        raise InputError(f"{path}: not there; name others, or see data/README.md")
     return path
 
 

@@ -37,22 +37,22 @@ FACTORS = {"empty": "empty rays", "ended": "rays ended", "fewer": "fewer samples
 HEAD = ["", "PSNR", "SSIM", "s / frame", "samples / ray", "background", "speed-up", *FACTORS.values()]
 
 
-def rows(names: list[str], scenes: list[Path], out: Path, overrides: list[str], every: int, device: torch.device) -> dict[str, dict]:
+def rows(names: list[str], scenes: list[Path], out: Path, every: int, device: torch.device) -> dict[str, dict]:
     """The measurements {scene: {configuration: row}} of configurations of configs/, by run folders out/CONFIGURATION/SCENE.
 
     Raises InputError with train.py's reason where a training fails.
     """
     return {
-        scene.name: {name: measure(trained(name, scene, out / name / scene.name, overrides, device), scene, every) for name in names}
+        scene.name: {name: measure(trained(name, scene, out / name / scene.name, device), scene, every) for name in names}
         for scene in scenes
     }
 
 
-def trained(name: str, scene: Path, folder: Path, overrides: list[str], device: torch.device) -> ViewsRun:
+def trained(name: str, scene: Path, folder: Path, device: torch.device) -> ViewsRun:
     """The run in `folder`, which train.py makes, resumes or finds finished."""
     config = ROOT / "configs" / f"{name}.yaml"
     command = [sys.executable, ROOT / "train.py", "--device", device.type, "--config", config, "--data", scene, "--out", folder]
-    done = subprocess.run([*map(str, command), *overrides], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, check=False)
+    done = subprocess.run(list(map(str, command)), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, check=False)
     if done.returncode:
         raise InputError(f"{name}, {scene.name}: {done.stderr.strip().splitlines()[-1].removeprefix('error: ')}")
     return load_views_run(folder, device)
