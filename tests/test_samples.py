@@ -33,6 +33,22 @@ def test_distances_are_exact_and_draws_repeat(setting, method):
     assert not torch.equal(samples.points[:100], other.points[:100])
 
 
+@pytest.mark.parametrize("focus", [20.0, 60.0])
+def test_importance_weighs_uniform_points_by_their_distance(setting, focus):
+    mesh, distance, _ = setting
+    config = SamplesConfig(method="importance", count=20_000, focus=focus, uniform=0.25)
+    samples = draw_samples(mesh, distance, None, config, "relative", seed=5)
+    assert len(samples) == 20_000 and (samples.owner == -1).all() and samples.points.abs().max() <= 1
+    assert torch.allclose(samples.sdf, samples.points.norm(dim=1) - 0.9, atol=4e-4)
+    pool = np.random.default_rng(0).uniform(-1, 1, (400_000, 3))
+    sdf = np.linalg.norm(pool, axis=1) - 0.9
+    weight = np.exp(-focus * np.abs(sdf))
+    drawn, uniform = samples.sdf[:15_000].numpy(), samples.sdf[15_000:].numpy()
+    for power in (1, 2):
+        assert (drawn**power).mean() == pytest.approx((weight * sdf**power).sum() / weight.sum(), abs=2e-3)
+        assert (uniform**power).mean() == pytest.approx((sdf**power).mean(), abs=0.015)
+
+
 def test_pairs_give_every_containing_sphere_each_point(setting):
     mesh, distance, shell = setting
     samples = draw_samples(mesh, distance, shell, SamplesConfig(method="pairs", count=4000), "smallest", seed=0)
