@@ -168,6 +168,7 @@ BAD_WEIGHTS = {
     "list": (lambda tree, path: store([tree], path), r"holds a list \(at its top\)"),
     "no spheres": (lambda tree, path: store({"net": tree["net"]}, path), "no sphere32"),
     "sphere columns": (lambda tree, path: store(tree | {"sphere32": torch.rand(9, 3)}, path), "no sphere32 of 4 columns"),
+    "no matrix of spheres": (lambda tree, path: store(tree | {"sphere32": torch.tensor(1.0)}, path), "no sphere32 of 4 columns"),
     "no map": (lambda tree, path: store({"net": tree["net"], "sphere32": tree["sphere32"]}, path), "shared.weight is missing"),
     "more": (lambda tree, path: store(tree | {"extra": torch.rand(2)}, path), r"extra is \(2,\), not there"),
     "other width": (lambda tree, path: store(theirs(make(width=16)), path), r"mlp.0.weight is \(16, 32\), not \(32, 32\); set field"),

@@ -3,8 +3,6 @@
 import importlib
 import pkgutil
 
-from torch import Tensor
-
 from dss.fields.base import Field, Geometry, Settings
 
 for _module in pkgutil.iter_modules(__path__):

@@ -129,7 +129,7 @@ class KeySpheresField(Field):
         """
         state = read_weights(path)
         spheres = state.get("spheres", torch.empty(0))
-        if spheres.shape != (len(spheres), 4) or not len(spheres):
+        if spheres.ndim != 2 or spheres.shape[1] != 4 or not len(spheres):
             raise InputError(f"{path}: no Key Spheres network (no sphere32 of 4 columns); give one of the authors' .pth files")
         features = "shared" if settings.features == "folded" else settings.features
         field = cls(replace(settings, features=features), {"spheres": spheres})
