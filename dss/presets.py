@@ -36,17 +36,17 @@ QUICK = Preset(
         _quick("fast"),
         # `pairs` expands a count of 60,000 per technique to about half a million
         _quick("dss_2x128", "", "samples.count=60000", "fit.batch=2048"),
-        _quick("neural_implicit_8x32", "", "fit.batch=2048"),
-        _quick("key_spheres", "", "fit.batch=2048", "fit.starts=1"),
-        _quick("key_spheres_latent", "", "fit.batch=2048", "fit.starts=1"),
+        _quick("neural_implicit_8x32", "", "fit.batch=1024", "fit.rate=3e-3", "fit.schedule=cosine"),
+        _quick("key_spheres", "", "fit.batch=512", "fit.rate=1.5e-2", "fit.schedule=cosine", "fit.starts=1"),
+        _quick("key_spheres_latent", "", "fit.batch=512", "fit.rate=1.5e-2", "fit.schedule=cosine", "fit.starts=1"),
         *(_quick(f"nglod_{lods}", "", "fit.batch=4096", "fit.rate=4e-3", "fit.schedule=cosine") for lods in (1, 2, 3)),
         _quick("deepsdf_points", "", "samples.points=5000", "samples.count=100", "field.width=128", "field.dropout=0",
                "field.activation=silu", "fit.batch=2048", "fit.rate=1e-3", "fit.schedule=cosine", "fit.loss=l1"),  # fmt: skip
         *CLASSIC,
     ),
     Request(128, 4, 192),
-    "Every fit saw about four million samples, far fewer than published, with larger batches (dss/presets.py): this shows the methods' "
-    "character, not their best. Meshed at 128, SSIM from 4 views of 192 x 192 pixels on white.",
+    "Every fit saw about four million samples, far fewer than published, with other batches and rates (dss/presets.py): this shows the "
+    "methods' character, not their best. Meshed at 128, SSIM from 4 views of 192 x 192 pixels on white.",
 )
 
 PAPER = Preset(
