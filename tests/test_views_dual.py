@@ -24,7 +24,9 @@ def model():
 
 @pytest.fixture(scope="module")
 def shell(model) -> DualShell:
-    return shell_of_model(model, CONFIG)
+    with pytest.MonkeyPatch.context() as quicker:
+        quicker.setattr("dss.cover.DENSE", 20_000)
+        return shell_of_model(model, CONFIG)
 
 
 def test_the_shell_encloses_the_band_and_its_inner_spheres_are_solid(model, shell):
@@ -81,6 +83,6 @@ def test_the_sampler_builds_its_shells_on_time(model, monkeypatch):
 
 def test_mesh_of_a_model_with_and_without_its_shell(model, shell):
     for field in (ModelField(model), ModelField(model, shell)):
-        mesh = extract(field, 96)
+        mesh = extract(field, 128)
         assert mesh.is_watertight and mesh.body_count == 2
         assert abs(model.sdf(torch.tensor(mesh.vertices).float())).max() < 2e-3

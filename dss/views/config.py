@@ -49,7 +49,7 @@ class SamplerConfig:
     refresh: int = 16  # `occupancy`: steps between updates of the grid
     threshold: float = 1e-3  # `occupancy`: opacity of a section above which a cell is occupied
     after: int = 60_000  # `shell`: steps with `uniform` before the first shell is built; `sphere_cloud`: before the spheres move
-    rebuild: int = 60_000  # `shell`: steps between shells; the last one is for the finished model
+    rebuild: int = 60_000  # `shell`: steps between shells; the finished model gets one of its own
     spheres: int = 512  # `shell`, `sphere_cloud`
     resolution: int = 256  # `shell`: marching-cubes cells per axis of the surface that the shell is made for
     eps: float = 1e-3  # `shell`, `sphere_cloud`: opacity that may be lost outside the band

@@ -34,7 +34,11 @@ class Sampler(nn.Module, ABC):
         """Sections of rays, origins and unit directions (n, 3); with a generator they are jittered, for training."""
 
     def prepare(self, model: Model, step: int, generator: torch.Generator) -> None:
-        """Called before training step `step`, counted from 0, and once more after the last one."""
+        """Called before training step `step`, counted from 0."""
+
+    def finish(self, model: Model, step: int, generator: torch.Generator) -> None:
+        """Called after the last step, to suit the finished model."""
+        self.prepare(model, step, generator)
 
     def aim(self, camera: Pinhole, count: int, generator: torch.Generator) -> Tensor | None:
         """Up to `count` sub-pixel positions (k, 2) of the camera's picture to learn from; None: uniform pixels will do."""
@@ -74,6 +78,9 @@ class Occupancy(Sampler):
     def prepare(self, model: Model, step: int, generator: torch.Generator) -> None:
         if step % self.config.refresh == 0:
             self.refresh(model)
+
+    def finish(self, model: Model, step: int, generator: torch.Generator) -> None:
+        self.refresh(model)
 
     def refresh(self, model: Model) -> None:
         """Evaluate the model at the centres of all cells."""
@@ -115,11 +122,14 @@ class Shell(Sampler):
         self.before = Uniform(config)
 
     def prepare(self, model: Model, step: int, generator: torch.Generator) -> None:
-        from dss.views.dual import shell_of_model
-
         since = step - self.config.after
         if since >= 0 and since % self.config.rebuild == 0:
-            self.shell = shell_of_model(model, self.config).to(model.device)
+            self.finish(model, step, generator)
+
+    def finish(self, model: Model, step: int, generator: torch.Generator) -> None:
+        from dss.views.dual import shell_of_model  # with the libraries for meshes, which rendering does not need
+
+        self.shell = shell_of_model(model, self.config).to(model.device)
 
     def sections(self, model: Model, origins: Tensor, directions: Tensor, generator: torch.Generator | None = None) -> Sections:
         if self.shell is None:

@@ -122,7 +122,7 @@ def train(config: ViewsConfig, scene: Scene, device: torch.device, state_path: P
         report(training, training.run_step())
         if training.step % config.train.checkpoint == 0:
             training.save(state_path)
-    training.sampler.prepare(training.model, training.step, torch.Generator(device).manual_seed(config.seed))
+    training.sampler.finish(training.model, training.step, torch.Generator(device).manual_seed(config.seed))
     return training
 
 
