@@ -3,6 +3,7 @@
     python eval.py runs/quickstart --export quickstart.ply
     python eval.py runs/* --json all.json
     python eval.py decoded.ply --mesh original.ply
+    python eval.py runs/deepsdf_points_bunny --export bunny.ply  a surface from points: against them, or a true --mesh
     python eval.py runs/neus_shell_chair --export chair.ply     a surface from photos: its mesh
 """
 
@@ -18,7 +19,8 @@ from dss.errors import InputError
 from dss.files import replacing
 from dss.mesh import load_mesh
 from dss.mesher import check_suffix, export, extract
-from dss.metrics import average, evaluate, load_prediction, table
+from dss.metrics import average, evaluate, evaluate_cloud, load_prediction, table
+from dss.points import is_cloud, load_points
 from dss.run import load_run
 from dss.views.dual import ModelField
 from dss.views.run import is_views, load_views_run
@@ -45,6 +47,7 @@ def main() -> None:
 
     rows = {}
     for path in args.run:
+        cloud = None
         if path.is_file():
             if not args.mesh:
                 raise InputError(f"{path}: a file, not a run folder; to compare meshes, name the true one with --mesh")
@@ -52,7 +55,10 @@ def main() -> None:
             mesh, field, stored = load_prediction(path, truth), None, path
         else:
             run = load_run(path, device)
-            truth = run.load_mesh(args.mesh)
+            if not args.mesh and is_cloud(run.source.path):
+                truth = cloud = load_points(run.source.path, run.config.mesh.radius, run.config.samples.normals)
+            else:
+                truth = run.load_mesh(args.mesh)
             mesh, field, stored = extract(run.field, args.resolution, str(path)), run.field, run.field_path
         if args.export:
             export(mesh, args.export, truth.center, truth.scale)
@@ -60,7 +66,7 @@ def main() -> None:
             if field is None:
                 raise InputError(f"--weights {args.weights}: {path} is a mesh, not a run folder; leave it out")
             field.to_weights(args.weights)
-        rows[str(path)] = evaluate(mesh, truth, stored, field, device)
+        rows[str(path)] = evaluate_cloud(mesh, cloud, field) if cloud else evaluate(mesh, truth, stored, field, device)
         if field is not None:
             save(path / "eval.json", rows[str(path)])
     mean = average(rows.values())

@@ -20,6 +20,7 @@ from tqdm import tqdm
 
 from dss import cli
 from dss.config import Config, load_config
+from dss.errors import InputError
 from dss.fields import METHODS, Field, build
 from dss.fields.base import Geometry
 from dss.files import replacing
@@ -116,14 +117,38 @@ def stand(config: Config, device: torch.device) -> tuple[Source, "Mesh", "MeshDi
 
 def prepare(config: Config, folder: Path, device: torch.device) -> None:
     """Everything up to the samples: the part that needs the mesh and its libraries."""
+    if config.samples.method == "oriented":
+        prepare_cloud(config, folder)
+        return
     source, mesh, distance, geometry = stand(config, device)
     field = build(config.field, geometry)
     if shell := field.shell:
         print(f"shell     {len(shell)} spheres, thickness {shell.thickness.mean():.4f} mean, {shell.thickness.max():.4f} max")
-    rounds = -(-config.fit.epochs // config.fit.resample)
-    seeds = tqdm(range(config.seed, config.seed + rounds), "samples", disable=None, leave=False)
-    drawn = [draw_samples(mesh, distance, field.shell, config.samples, field.owner_rule, seed) for seed in seeds]
+    drawn = [draw_samples(mesh, distance, field.shell, config.samples, field.owner_rule, seed) for seed in seeds_of(config)]
     save_samples(folder, source, geometry, drawn)
+
+
+def prepare_cloud(config: Config, folder: Path) -> None:
+    """The samples of an oriented point cloud, or of one that is drawn from a mesh."""
+    from dss.mesh import load_mesh
+    from dss.points import is_cloud, load_points, sample_points
+
+    if METHODS[config.field.method].stands_on:
+        raise InputError(f"field.method={config.field.method}: stands on a mesh; for a point cloud choose another, such as deepsdf")
+    path, samples = config.mesh.path, config.samples
+    if is_cloud(path):
+        cloud = load_points(path, config.mesh.radius, samples.normals)
+    else:
+        cloud = sample_points(load_mesh(path, config.mesh.radius), samples.points, config.seed)
+    print(f"cloud     {len(cloud.points):,} points, {'estimated' if cloud.estimated else 'given'} normals")
+    source = Source(path, cloud.sha256, tuple(cloud.center.tolist()), cloud.scale)
+    save_samples(folder, source, {}, [cloud.samples(samples.count, samples.spread, seed) for seed in seeds_of(config)])
+
+
+def seeds_of(config: Config) -> tqdm:
+    """One seed for each round of samples."""
+    rounds = -(-config.fit.epochs // config.fit.resample)
+    return tqdm(range(config.seed, config.seed + rounds), "samples", disable=None, leave=False)
 
 
 def train_views(args: argparse.Namespace) -> None:

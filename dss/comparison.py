@@ -166,9 +166,9 @@ def frame_seconds(ours: Field | MeshDistance, size: int) -> float:
 def results(
     entries: list[Entry], paths: list[Path], out: Path, request: Request, device: torch.device
 ) -> Iterator[tuple[str, str, dict | str]]:
-    """Method, mesh and metrics, or the reason why there are none; one method after the other."""
-    for entry in entries:
-        for path in paths:
+    """Method, mesh and metrics, or the reason why there are none; one mesh after the other."""
+    for path in paths:
+        for entry in entries:
             try:
                 result = measure(entry, path, out / entry.name.replace(" ", "_") / path.stem, request, device)
             except InputError as error:

@@ -37,11 +37,13 @@ class SpheresConfig:
 
 @dataclass(frozen=True)
 class SamplesConfig:
-    method: Literal["pairs", "partition", "importance", "near"] = "partition"  # see dss/samples.py
-    count: int = 1_000_000  # points per round; `pairs`: per technique, before expansion
+    method: Literal["pairs", "partition", "importance", "near", "oriented"] = "partition"  # see dss/samples.py
+    count: int = 1_000_000  # points per round; `pairs`: per technique, before expansion; `oriented`: per point of the cloud
     spread: float = 0.5  # standard deviation of the offsets from the surface; `partition`: in units of the owner's thickness
     focus: float = 60.0  # `importance`: points are drawn with the weights exp(-focus |sdf|)
     uniform: float = 0.1  # `importance`: share of the points that is uniform in the cube instead
+    points: int = 1000  # `oriented`: of the cloud that is drawn where the input is a mesh
+    normals: Literal["auto", "file", "estimated"] = "auto"  # `oriented`: of a cloud; auto: estimated where the file has none
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from dss.run import load_tensors, save_tensors
 from dss.samples import Samples
 
 WARM_UP = 0.02  # share of the fit over which the cosine schedule rises from zero
-PATIENCE = 3  # epochs that a field may take to cross zero
+PATIENCE, PATIENT = 3, 0.1  # epochs that a field may take to cross zero; if that is more, this share of the fit
 STEPS, STEP = (0.4, 0.5), 0.1  # shares of the fit after which the schedule `steps` multiplies the learning rate (DeepSDF points)
 CLAMP = 0.1  # distance beyond which the loss `clamp` asks for no more (DeepSDF)
 FOCUS = 50.0  # the loss `min`, also called `weighted`, weighs by exp(-FOCUS |sdf|) (Neural Implicit)
@@ -50,6 +50,8 @@ class Training:
         config = self.config
         order = torch.randperm(len(samples), generator=generator, device=self.device).split(config.batch)
         total = torch.zeros((), device=self.device)
+        self.field.train()
+        torch.manual_seed(generator.initial_seed())  # for dropout, so that a resumed fit draws the same
         for step, batch in enumerate(order):
             if config.schedule in FACTORS:
                 self._set_rate(FACTORS[config.schedule]((self.epoch + step / len(order)) / config.epochs) * config.rate)
@@ -59,6 +61,7 @@ class Training:
             for optimizer in self.optimizers:
                 optimizer.step()
             total += loss.detach() * len(batch)
+        self.field.eval()
         self.epoch += 1
         mean, rate = total.item() / len(samples), self.optimizers[0].param_groups[0]["lr"]
         if not math.isfinite(mean):
@@ -127,7 +130,8 @@ def fit(config: Config, geometry: Geometry, rounds: list[Samples], device: torch
 
     @functools.lru_cache(1)
     def parts(number: int) -> tuple[Samples, Samples]:
-        return split(rounds[number].to(device), config.fit.holdout, config.seed + number)
+        whole = config.samples.method == "oriented"  # then the same points of the cloud are held out of all rounds
+        return split(rounds[number].to(device), config.fit.holdout, config.seed + (0 if whole else number), whole)
 
     def advance(training: Training) -> dict[str, float]:
         generator = torch.Generator(device).manual_seed(config.seed + 1000 * training.attempt + 1_000_000 * training.epoch)
@@ -147,7 +151,7 @@ def fit(config: Config, geometry: Geometry, rounds: list[Samples], device: torch
     while training.epoch < config.fit.epochs:
         scalars = advance(training)
         finite = math.isfinite(scalars["loss"])
-        alive = finite and (scalars["crossing"] or training.epoch < PATIENCE)
+        alive = finite and (scalars["crossing"] or training.epoch < max(PATIENCE, PATIENT * config.fit.epochs))
         if alive and training.epoch % config.fit.checkpoint == 0:
             training.save(state_path)
         report(training.epoch, training.field, scalars)
@@ -179,11 +183,16 @@ def make_optimizers(field: Field, config: FitConfig) -> list[torch.optim.Optimiz
     return result
 
 
-def split(samples: Samples, share: float, seed: int) -> tuple[Samples, Samples]:
-    """Part `samples` at random into those to learn and a `share` held out, the same for the same seed."""
-    order = torch.randperm(len(samples), generator=torch.Generator().manual_seed(seed)).to(samples.points.device)
-    held = max(1, round(share * len(samples)))
+def split(samples: Samples, share: float, seed: int, whole: bool = False) -> tuple[Samples, Samples]:
+    """Part `samples` at random into those to learn and a `share` held out, the same for the same seed. `whole`: all samples
+    of an owner go the same way."""
+    count = int(samples.owner.max()) + 1 if whole else len(samples)
+    order = torch.randperm(count, generator=torch.Generator().manual_seed(seed)).to(samples.points.device)
+    held = max(1, round(share * count))
     kept, out = order[held:], order[:held]
+    if whole:
+        held_out = torch.isin(samples.owner, out)
+        kept, out = (~held_out).nonzero()[:, 0], held_out.nonzero()[:, 0]
     return tuple(Samples(samples.points[part], samples.owner[part], samples.sdf[part]) for part in (kept, out))
 
 

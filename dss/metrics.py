@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -11,6 +12,9 @@ from scipy.spatial import cKDTree
 from dss.distance import MeshDistance
 from dss.fields import Field
 from dss.mesh import Mesh, load_mesh, surface_samples
+
+if TYPE_CHECKING:
+    from dss.points import PointCloud
 
 SAMPLES = 131_072  # points on each surface, the paper's count
 UNIFORM = 1 << 20  # points in [-1, 1]^3
@@ -87,6 +91,30 @@ def evaluate(
     return result
 
 
+def evaluate_cloud(mesh: trimesh.Trimesh, cloud: "PointCloud", field: Field) -> dict[str, float | dict[str, int]]:
+    """What can be measured of a predicted `mesh` with no more truth than the cloud that it was fitted to.
+
+    surface_mean, surface_rms, surface_max: exact distance of the cloud's points to the mesh
+    normal_error_deg: angle between their normals and those of the mesh at the closest point
+    bytes, bytes_parts, faces, bodies, watertight: as `evaluate`
+    """
+    distance = MeshDistance(mesh.vertices, mesh.faces)
+    gaps = distance.exact(cloud.points)
+    chord = cloud.normals - distance.normals.numpy()[distance.closest(cloud.points)[1]]
+    parts = field.storage()
+    return {
+        "surface_mean": float(gaps.mean()),
+        "surface_rms": float(np.sqrt(np.square(gaps).mean())),
+        "surface_max": float(gaps.max()),
+        "normal_error_deg": float(np.degrees(2 * np.arcsin((np.linalg.norm(chord, axis=1) / 2).clip(max=1))).mean()),
+        "bytes": sum(parts.values()),
+        "bytes_parts": parts,
+        "faces": len(mesh.faces),
+        "bodies": int(mesh.body_count),
+        "watertight": bool(mesh.is_watertight),
+    }
+
+
 def chamfer(first: np.ndarray, second: np.ndarray) -> float:
     """Mean squared distance from each point of one set (n, 3) to the nearest of the other (m, 3), summed both ways.
 
@@ -132,9 +160,10 @@ def average(rows: Iterable[dict]) -> dict[str, float]:
 
 
 def table(rows: dict[str, dict]) -> str:
-    """Markdown table of named rows, aligned for the terminal."""
-    cells = [["", *(heading for heading, _ in COLUMNS.values())]]
-    cells += [[name, *(format(row[key], style) for key, (_, style) in COLUMNS.items())] for name, row in rows.items()]
+    """Markdown table of named rows, aligned for the terminal; without the columns that some row lacks."""
+    columns = {key: column for key, column in COLUMNS.items() if all(key in row for row in rows.values())}
+    cells = [["", *(heading for heading, _ in columns.values())]]
+    cells += [[name, *(format(row[key], style) for key, (_, style) in columns.items())] for name, row in rows.items()]
     return markdown(cells)
 
 

@@ -60,11 +60,18 @@ class Run:
         return self.folder / "field.safetensors"
 
     def load_mesh(self, path: str | None = None) -> "Mesh":
-        """The mesh that the field was fitted to, normalised; `path` where it has moved.
+        """The mesh that the field was fitted to, normalised; `path` where it has moved. After a fit to a point cloud: any mesh
+        in the cloud's units, in its frame.
 
         Raises InputError where it is not there, or is another one.
         """
         from dss.mesh import load_mesh
+        from dss.points import is_cloud
+
+        if path and is_cloud(self.source.path):
+            mesh = load_mesh(path)
+            center, scale = np.array(self.source.center), self.source.scale
+            return dataclasses.replace(mesh, vertices=(mesh.to_input(mesh.vertices) - center) / scale, center=center, scale=scale)
 
         path = path or self.source.path
         if path != "demo" and not Path(path).is_file():

@@ -12,6 +12,7 @@ from dss.fields.base import Field, Geometry, Settings
 
 HIDDEN = 7  # layers; the fourth leaves room for the point, which joins again there
 JOIN = 4
+ACTIVATIONS = {"prelu": nn.PReLU, "silu": nn.SiLU}
 
 
 @dataclass(frozen=True)
@@ -19,10 +20,11 @@ class DeepSdfSettings(Settings):
     method: Literal["deepsdf"] = "deepsdf"
     width: int = 512  # of each hidden layer
     dropout: float = 0.1  # share of the hidden units left out of a step; 0: none
+    activation: Literal["prelu", "silu"] = "prelu"  # prelu: one slope for all layers; silu: smooth between the points
 
 
 class DeepSdfField(Field):
-    """f(x) = tanh(MLP(x)), hidden layers with weight normalisation, PReLU and dropout."""
+    """f(x) = tanh(MLP(x)), hidden layers with weight normalisation, a shared PReLU and dropout."""
 
     Settings = DeepSdfSettings
 
@@ -33,7 +35,7 @@ class DeepSdfField(Field):
         inputs = [3] + [settings.width] * (HIDDEN - 1)
         self.hidden = nn.ModuleList(weight_norm(nn.Linear(*pair)) for pair in zip(inputs, widths, strict=True))
         self.last = nn.Linear(settings.width, 1)
-        self.activation, self.dropout = nn.PReLU(), nn.Dropout(settings.dropout)
+        self.activation, self.dropout = ACTIVATIONS[settings.activation](), nn.Dropout(settings.dropout)
 
     def forward(self, points: Tensor, owner: Tensor | None = None) -> Tensor:
         x = points

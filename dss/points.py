@@ -1,0 +1,154 @@
+"""Oriented point clouds: load, normalise, give normals to those without; and the training samples along their normals."""
+
+import hashlib
+import re
+from dataclasses import dataclass
+from io import StringIO
+from pathlib import Path
+
+import numpy as np
+import pymeshlab
+import torch
+from scipy.spatial import cKDTree
+
+from dss.errors import InputError
+from dss.mesh import Mesh, enclosing_ball, surface_samples
+from dss.samples import Samples
+
+FORMATS = (".pts", ".xyz", ".ply")
+LEAST = 30  # points that make a cloud
+NEIGHBOURS = 8  # that estimate a normal
+HEADER = re.compile(rb"ply\b.*?\nend_header", re.S)
+
+
+@dataclass(frozen=True)
+class PointCloud:
+    """Points of a surface in the normalised frame: their smallest enclosing ball is centred at the origin.
+
+    points, normals (n, 3) float64, the normals unit and outward; input coordinates = normalised * scale + center.
+    """
+
+    points: np.ndarray
+    normals: np.ndarray
+    center: np.ndarray  # (3,) float64, in the input's units
+    scale: float  # input units per normalised unit
+    estimated: bool  # the normals are not the file's
+    path: str
+    sha256: str  # of the file's bytes
+
+    def samples(self, count: int, spread: float, seed: int) -> Samples:
+        """`count` samples per point, moved along its normal by one number of N(0, spread); each learns the signed distance to
+        the tangent plane at the point nearest to it, and belongs to (`owner`) the point that it came from.
+
+        Where the point itself is the nearest, that is the offset. Elsewhere, beside folds and thin parts, the offset would be
+        too large a distance.
+        """
+        offset = np.random.default_rng(seed).normal(0, spread, (len(self.points), count, 1))
+        moved = (self.points[:, None] + offset * self.normals[:, None]).reshape(-1, 3)
+        _, nearest = cKDTree(self.points).query(moved)
+        sdf = ((moved - self.points[nearest]) * self.normals[nearest]).sum(1)
+        owner = torch.arange(len(self.points)).repeat_interleave(count)
+        return Samples(torch.from_numpy(moved).float(), owner, torch.from_numpy(sdf).float())
+
+
+def is_cloud(path: Path | str) -> bool:
+    """Whether a file is a point cloud by its suffix, or a PLY file without faces."""
+    path = Path(path)
+    suffix = path.suffix.lower()
+    if suffix != ".ply" or not path.is_file():
+        return suffix in FORMATS[:2]
+    return not re.search(rb"\nelement face [1-9]", _header(path.read_bytes()))
+
+
+def load_points(path: Path | str, radius: float = 0.9, normals: str = "auto") -> PointCloud:
+    """Load and normalise a point cloud: .pts and .xyz (a point per line: x y z, then nx ny nz where there are normals; a first
+    line with their number alone is skipped) or .ply.
+
+    `normals`: those of the `file`, `estimated` ones, or `auto`: estimated where the file has none. Raises InputError on a file
+    that is not a point cloud, on NaN and zero normals, on fewer than LEAST points, and where normals are asked for and absent.
+    """
+    path = Path(path)
+    suffix = path.suffix.lower()
+    if suffix not in FORMATS:
+        raise InputError(f"{path}: not a point cloud; give one of {', '.join(FORMATS)}")
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror}); name a point cloud") from error
+    points, given = _read_ply(path, content) if suffix == ".ply" else _read_text(path, content)
+
+    count = len(np.unique(points, axis=0))
+    if count < LEAST:
+        raise InputError(f"{path}: {count} distinct points are too few for a surface; give at least {LEAST}")
+    unusable = int((~np.isfinite(points)).any(1).sum())
+    if unusable:
+        raise InputError(f"{path}: {unusable} of {len(points)} points are NaN or infinite; remove them")
+    if normals == "file" and given is None:
+        raise InputError(f"{path}: has no normals; add them (nx ny nz), or estimate them by samples.normals=auto")
+    if given is not None and normals != "estimated":
+        length = np.linalg.norm(given, axis=1)
+        bad = int((~(np.isfinite(length) & (length > 0))).sum())
+        if bad:
+            raise InputError(f"{path}: {bad} of {len(points)} normals are NaN or zero; estimate them by samples.normals=estimated")
+        given = given / length[:, None]
+
+    low, high = points.min(0), points.max(0)
+    middle, size = 0.5 * low + 0.5 * high, float((0.5 * high - 0.5 * low).max())
+    if not 1e-150 < size < 1e150:
+        raise InputError(f"{path}: the points span {2 * size:g}, too little or too much to compute with; scale them")
+    points = (points - middle) / size
+    center, reach = enclosing_ball(points)
+    points = (points - center) * (radius / reach)
+    estimated = given is None or normals == "estimated"
+    found = estimate_normals(points) if estimated else given
+    sha256 = hashlib.sha256(content).hexdigest()
+    return PointCloud(points, found, middle + size * center, size * reach / radius, estimated, str(path), sha256)
+
+
+def sample_points(mesh: Mesh, count: int, seed: int = 0) -> PointCloud:
+    """A cloud of `count` points uniform on a mesh, with the normals of its faces, in the mesh's frame."""
+    points, face = surface_samples(mesh.vertices, mesh.faces, count, seed)
+    corner = mesh.vertices[mesh.faces[face]]
+    normal = np.cross(corner[:, 1] - corner[:, 0], corner[:, 2] - corner[:, 0])
+    normal /= np.linalg.norm(normal, axis=1, keepdims=True)
+    return PointCloud(points, normal, mesh.center, mesh.scale, False, mesh.path, mesh.sha256)
+
+
+def estimate_normals(points: np.ndarray) -> np.ndarray:
+    """Unit normals (n, 3) of points (n, 3), from planes through their neighbours, oriented along a minimum spanning tree
+    (MeshLab; Hoppe et al. 1992), the whole so that they point outwards. Where two sheets are nearer to each other than the
+    points of one are, some come out wrong: 4 % of the Stanford bunny's at 1,000 points."""
+    meshes = pymeshlab.MeshSet()
+    meshes.add_mesh(pymeshlab.Mesh(points))
+    meshes.compute_normal_for_point_clouds(k=NEIGHBOURS)
+    normals = meshes.current_mesh().vertex_normal_matrix()
+    return normals if (normals * (points - points.mean(0))).sum() > 0 else -normals
+
+
+def _read_text(path: Path, content: bytes) -> tuple[np.ndarray, np.ndarray | None]:
+    lines = content.decode(errors="replace").replace(",", " ").splitlines()
+    if lines and len(lines[0].split()) == 1:
+        lines = lines[1:]
+    try:
+        table = np.loadtxt(StringIO("\n".join(lines)), ndmin=2) if "".join(lines).strip() else np.empty((0, 3))
+    except ValueError as error:
+        raise InputError(f"{path}: not a table of numbers ({error}); a point per line: x y z, or x y z nx ny nz") from error
+    if table.shape[1] not in (3, 6):
+        raise InputError(f"{path}: {table.shape[1]} numbers per line; a point per line: x y z, or x y z nx ny nz")
+    return table[:, :3], table[:, 3:] if table.shape[1] == 6 else None
+
+
+def _read_ply(path: Path, content: bytes) -> tuple[np.ndarray, np.ndarray | None]:
+    meshes = pymeshlab.MeshSet()
+    try:
+        meshes.load_new_mesh(str(path))
+    except pymeshlab.PyMeshLabException as error:
+        raise InputError(f"{path}: cannot be read ({str(error).splitlines()[-1]}); export it again") from error
+    mesh = meshes.current_mesh()
+    normals = mesh.vertex_normal_matrix() if re.search(rb"property \w+ nx\b", _header(content)) else None
+    return mesh.vertex_matrix(), normals
+
+
+def _header(content: bytes) -> bytes:
+    found = HEADER.match(content)
+    return found[0] if found else b""
