@@ -13,8 +13,9 @@ triangles  Embree's cast of rays at the mesh decoded at 256 cells per axis; one 
 twin       the operator's twin in plain torch, exact
 
 Steps are queries per interval. The operators' stages are fused: `preparation`, `query` and `normals` are then timed as
-operators of their own on the same rays and as many points, and `stepping` is what remains of the total. Memory is what a
-run takes on top, results included. The last column divides by the first row of the same field and size.
+operators of their own on the same rays and as many points, and `stepping` is what remains of the total. `CPU ms` add up
+all processors; other programs, which lengthen the rest, hardly show in them. Memory is what a run takes on top, results
+included. The last column divides the totals by that of the first row of the same field and size.
 """
 
 import json
@@ -51,7 +52,7 @@ LONG = 10_000.0  # ms, after which three runs are enough, or the first if it alo
 RUNS = 7
 PAIRS = 1 << 18  # of rays and spheres that the reference holds at once
 STAGES = ("preparation", "query", "stepping", "normals")
-COLUMNS = ("field", "S", "size", "tracer", *STAGES, "total ms", "Mqueries/s", "steps", "hits", "MB", "times faster")
+COLUMNS = ("field", "S", "size", "tracer", *STAGES, "total ms", "CPU ms", "Mqueries/s", "steps", "hits", "MB", "times faster")
 
 
 @dataclass(frozen=True)
@@ -67,6 +68,7 @@ class Row:
     stepping: float
     normals: float
     total: float
+    cpu: float  # of all processors together
     queries: int
     steps: float  # queries per interval
     hits: int
@@ -95,19 +97,20 @@ def clock(device: torch.device) -> float:
     return 1e3 * time.perf_counter()
 
 
-def timed(function: Callable[[], object], device: torch.device) -> tuple[float, float, object]:
-    """Median milliseconds of a call after a first one (of that one, where it is long), MB that the first one took on top of
-    what was held before, and the last result."""
-    start = clock(device)
+def timed(function: Callable[[], object], device: torch.device) -> tuple[float, dict[str, float], object]:
+    """Median milliseconds of a call after a first one (of that one, where it is long); `cpu`, the processors' milliseconds,
+    and `memory`, MB that the first one took on top of what was held before; the last result."""
+    start, cpu = clock(device), 1e3 * time.process_time()
     result, used = memory(function, device)
-    times = [clock(device) - start]
-    if times[0] < LONG:
-        times, begin = [], clock(device)
-        while len(times) < 3 or (len(times) < RUNS and clock(device) - begin < LONG):
-            start = clock(device)
+    runs = [(clock(device) - start, 1e3 * time.process_time() - cpu)]
+    if runs[0][0] < LONG:
+        runs, begin = [], clock(device)
+        while len(runs) < 3 or (len(runs) < RUNS and clock(device) - begin < LONG):
+            start, cpu = clock(device), 1e3 * time.process_time()
             result = function()
-            times.append(clock(device) - start)
-    return statistics.median(times), used, result
+            runs.append((clock(device) - start, 1e3 * time.process_time() - cpu))
+    total, cpu = (statistics.median(part) for part in zip(*runs, strict=True))
+    return total, {"cpu": cpu, "memory": used}, result
 
 
 def memory(function: Callable[[], object], device: torch.device) -> tuple[object, float]:
@@ -195,7 +198,7 @@ def reference(field: Field, origins: Tensor, directions: Tensor) -> dict[str, fl
     return {
         "preparation": spent["preparation"], "query": spent["all queries"] - spent["normals"],
         "stepping": total - spent["preparation"] - spent["all queries"], "normals": spent["normals"], "total": total,
-        "queries": eager.queries, "steps": float(hits.steps.sum() / hits.marched.sum()), "hits": int(hits.hit.sum()), "memory": used,
+        "queries": eager.queries, "steps": float(hits.steps.sum() / hits.marched.sum()), "hits": int(hits.hit.sum()), **used,
     }  # fmt: skip
 
 
@@ -210,7 +213,7 @@ def operator(
     hit = traced.sphere >= 0
     queries = int(traced.steps.sum())
     row = dict.fromkeys(STAGES, float("nan")) | {
-        "total": total, "queries": queries, "steps": queries / max(1, int(traced.intervals.sum())), "hits": int(hit.sum()), "memory": used,
+        "total": total, "queries": queries, "steps": queries / max(1, int(traced.intervals.sum())), "hits": int(hit.sum()), **used,
     }  # fmt: skip
     if not stages:
         return row
@@ -234,7 +237,7 @@ def triangles(field: Field, rays: list[Tensor]) -> dict[str, float]:
     arrays = [tensor.cpu().numpy() for tensor in rays]
     total, used, found = timed(lambda: scene.run(*arrays, output=True), torch.device("cpu"))
     hits = int((found["primID"] >= 0).sum())
-    return dict.fromkeys((*STAGES, "steps"), float("nan")) | {"total": total, "queries": 0, "hits": hits, "memory": used}
+    return dict.fromkeys((*STAGES, "steps"), float("nan")) | {"total": total, "queries": 0, "hits": hits, **used}
 
 
 @torch.no_grad()
@@ -287,7 +290,13 @@ def line(row: Row) -> str:
     """A row of the table; a dash where a tracer has no such thing."""
     stages = (row.preparation, row.query, row.stepping, row.normals)
     rate = row.queries / row.total / 1e3 if row.queries else float("nan")
-    numbers = [*(f"{value:.1f}" for value in (*stages, row.total)), f"{rate:.2f}", f"{row.steps:.2f}", f"{row.hits}", f"{row.memory:.0f}"]
+    numbers = [
+        *(f"{value:.1f}" for value in (*stages, row.total, row.cpu)),
+        f"{rate:.2f}",
+        f"{row.steps:.2f}",
+        f"{row.hits}",
+        f"{row.memory:.0f}",
+    ]
     cells = [row.field, str(row.spheres), str(row.size), row.tracer, *numbers, f"{row.ratio:.1f}"]
     return "| " + " | ".join("-" if cell == "nan" else cell for cell in cells) + " |"
 
