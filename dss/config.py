@@ -19,7 +19,7 @@ from dss.files import replacing
 MAY_BE_ZERO = {"seed", "restarts", "band", "decay", "uniform", "grow", "dropout"}  # of the numbers; all others are positive
 # of dss/views/config.py
 MAY_BE_ZERO |= {"test_every", "skip", "samples", "warm_up", "mask_weight", "eikonal_weight", "smooth_weight", "anneal", "stop"}
-AT_MOST = {"radius": 1.0, "holdout": 0.5, "uniform": 1.0}  # of the numbers; 1e12 for all others
+AT_MOST = {"radius": 1.0, "holdout": 0.5, "uniform": 1.0, "dropout": 0.9}  # of the numbers; 1e12 for all others
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,138 @@
+"""DeepSDF's network against its published size and a layer-by-layer reading; surfaces from points end to end."""
+
+import importlib.util
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import trimesh
+
+from dss.config import Config, load_config
+from dss.errors import InputError
+from dss.fields import build
+from dss.fields.deepsdf import DeepSdfSettings
+from dss.fit import split
+from dss.points import load_points
+from tests.test_metrics import fewer_points  # noqa: F401, a fixture
+
+ROOT = Path(__file__).resolve().parents[1]
+CONFIG = ROOT / "configs" / "deepsdf_points.yaml"
+SHORT = ["field.width=64", "field.dropout=0", "field.activation=silu", "samples.count=200", "fit.epochs=8", "fit.resample=1",
+         "fit.holdout=0.05", "fit.rate=3e-3", "fit.schedule=cosine", "fit.loss=l2", "fit.checkpoint=1000", "fit.batch=800"]  # fmt: skip
+
+
+def script(name: str, *arguments: object) -> None:
+    """Run a script in this process."""
+    spec = importlib.util.spec_from_file_location("script", ROOT / name)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", [name, "--device", "cpu", *map(str, arguments)])
+        module.main()
+
+
+def test_the_published_network_has_its_size():
+    field = build(load_config(CONFIG).field, {})
+    assert sum(parameter.numel() for parameter in field.parameters()) == 1_580_540  # baselines.md, C.1
+    assert sum(field.storage().values()) == 4 * 1_580_540
+
+
+def test_the_published_network_is_what_its_description_says():
+    torch.manual_seed(0)
+    field = build(DeepSdfSettings(width=16), {}).eval()
+    with torch.no_grad():
+        for layer in field.hidden:
+            layer.parametrizations.weight.original0.mul_(1 + torch.rand_like(layer.parametrizations.weight.original0))
+    points = torch.rand(20, 3) - 0.5
+    x = points
+    for number, layer in enumerate(field.hidden, 1):
+        magnitude, direction = layer.parametrizations.weight.original0, layer.parametrizations.weight.original1
+        x = x @ (magnitude * direction / direction.norm(dim=1, keepdim=True)).T + layer.bias
+        x = torch.where(x > 0, x, 0.25 * x)
+        if number == 4:
+            assert x.shape[1] == 13
+            x = torch.cat([x, points], 1)
+    assert torch.allclose(field(points), torch.tanh(x @ field.last.weight.T + field.last.bias)[:, 0], atol=1e-6)
+
+
+def test_dropout_is_for_training_only():
+    field, points = build(DeepSdfSettings(width=32), {}), torch.rand(50, 3)
+    assert not torch.equal(field.train()(points), field(points))
+    assert torch.equal(field.eval()(points), field(points))
+
+
+def test_the_held_out_points_are_never_learnt(data):
+    cloud = load_points(data / "point_clouds" / "sphere.pts")
+    parts = [split(cloud.samples(10, 0.05, seed), 0.2, 0, whole=True) for seed in (1, 2)]
+    kept, out = ({tuple(part[side].owner.unique().tolist()) for part in parts} for side in (0, 1))
+    assert len(kept) == len(out) == 1  # the same in every round
+    assert not set(*kept) & set(*out) and len(set(*out)) == 30 and len(set(*kept) | set(*out)) == 152
+
+
+@pytest.fixture(scope="module")
+def ellipsoid(tmp_path_factory):
+    """A cloud with three different half axes, away from the origin."""
+    direction = np.random.default_rng(0).normal(size=(300, 3))
+    direction /= np.linalg.norm(direction, axis=1, keepdims=True)
+    axes = np.array([3.0, 2.0, 1.5])
+    points, normals = direction * axes, direction / axes
+    path = tmp_path_factory.mktemp("cloud") / "ellipsoid.pts"
+    np.savetxt(path, np.hstack([points + [10, 20, 30], normals]))
+    return path
+
+
+@pytest.fixture(scope="module")
+def run(ellipsoid):
+    folder = ellipsoid.parent / "run"
+    script("train.py", "--config", CONFIG, "--mesh", ellipsoid, "--out", folder, *SHORT)
+    return folder
+
+
+def test_points_become_a_mesh_in_their_units(run, capsys):
+    exported = run.parent / "decoded.ply"
+    script("eval.py", run, "--resolution", 64, "--export", exported)
+    assert "surface mean" in capsys.readouterr().out
+    mesh = trimesh.load(exported)
+    assert mesh.is_watertight and mesh.body_count == 1
+    # not mirrored, and not permuted: each axis has its own length and place
+    assert mesh.bounds == pytest.approx(np.array([[7, 18, 28.5], [13, 22, 31.5]]), abs=0.06)
+    assert mesh.volume == pytest.approx(4 / 3 * np.pi * 9, rel=0.03)
+    metrics = json.loads((run / "eval.json").read_text())
+    assert metrics["surface_mean"] < 5e-3 and metrics["bodies"] == 1 and metrics["normal_error_deg"] < 6
+
+
+def test_a_true_mesh_is_measured_in_the_cloud_s_frame(run, fewer_points):  # noqa: F811
+    truth = trimesh.creation.icosphere(subdivisions=4)
+    truth.apply_scale([3.0, 2.0, 1.5])
+    truth.apply_translation([10, 20, 30])
+    truth.export(run.parent / "truth.ply")
+    script("eval.py", run, "--resolution", 64, "--mesh", run.parent / "truth.ply")
+    metrics = json.loads((run / "eval.json").read_text())
+    assert metrics["surface_mean"] < 1e-2 and metrics["iou_uniform"] > 0.95
+
+
+def test_bad_input(tmp_path, ellipsoid):
+    out = ["--out", tmp_path / "run"]
+    bare = tmp_path / "bare.xyz"
+    np.savetxt(bare, np.loadtxt(ellipsoid)[:, :3])
+    few = tmp_path / "few.pts"
+    np.savetxt(few, np.loadtxt(ellipsoid)[:5])
+    for arguments, message in (
+        (["--config", CONFIG, "--mesh", bare, "samples.normals=file"], "has no normals"),
+        (["--config", CONFIG, "--mesh", few], "5 distinct points are too few"),
+        (["--config", ROOT / "configs" / "fast.yaml", "--mesh", ellipsoid, "samples.method=oriented"], "stands on a mesh"),
+    ):
+        with pytest.raises(InputError, match=message):
+            script("train.py", *arguments, *out)
+        for path in (tmp_path / "run").glob("*"):
+            path.unlink()
+
+
+def test_settings_are_checked(tmp_path):
+    for override, message in (("field.activation=relu", "must be one of prelu, silu"), ("field.dropout=1.5", "at most 0.9")):
+        with pytest.raises(InputError, match=message):
+            load_config(CONFIG, [override])
+    assert isinstance(load_config(CONFIG), Config)
