@@ -18,6 +18,7 @@ all processors; other programs, which lengthen the rest, hardly show in them. Me
 included. The last column divides the totals by that of the first row of the same field and size.
 """
 
+import ctypes
 import json
 import statistics
 import subprocess
@@ -119,6 +120,7 @@ def memory(function: Callable[[], object], device: torch.device) -> tuple[object
         before = torch.cuda.memory_allocated(device)
         result = function()
         return result, (torch.cuda.max_memory_allocated(device) - before) / 1e6
+    ctypes.CDLL(None).malloc_trim(0)  # what was freed goes back to the system, so that its reuse counts
     Path("/proc/self/clear_refs").write_text("5")  # the peak of the resident set starts anew
     before = _status("VmRSS")
     result = function()
