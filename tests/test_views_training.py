@@ -138,11 +138,11 @@ def test_bilinear():
     assert torch.equal(bilinear(images, torch.tensor([1]), torch.tensor([[4.5, 2.5]])), images[1, 2, 4][None])
 
 
-def test_a_model_learns_the_ball(config):
+def test_a_model_learns_the_ball(config, tmp_path):
     """Two hundred small steps beat the best constant picture clearly."""
     config = replace(config, train=replace(config.train, steps=200, warm_up=10, anneal=50))
     colours: list[float] = []
-    train(config, load_scene(config.scene, "train"), CPU, Path("none"), lambda _, scalars: colours.append(float(scalars["colour"])))
+    train(config, load_scene(config.scene, "train"), CPU, tmp_path / "state", lambda _, scalars: colours.append(float(scalars["colour"])))
     assert np.mean(colours[-20:]) < 0.3 * np.mean(colours[:5])
 
 
