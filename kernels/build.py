@@ -57,7 +57,8 @@ def _load(device: str, source: str) -> str:
 def _require_compiler(device: str) -> None:
     from torch.utils import cpp_extension  # not cheap, and needed only to build
 
-    compiler = f"{cpp_extension.CUDA_HOME or '/usr/local/cuda'}/bin/nvcc" if device == "cuda" else cpp_extension.get_cxx_compiler().split()[0]
+    nvcc = f"{cpp_extension.CUDA_HOME or '/usr/local/cuda'}/bin/nvcc"
+    compiler = nvcc if device == "cuda" else cpp_extension.get_cxx_compiler().split()[0]
     if shutil.which(compiler) is None:
         raise FileNotFoundError(f"no compiler: {compiler} is not on PATH")
 
