@@ -142,7 +142,7 @@ def prepare_cloud(config: Config, folder: Path) -> None:
         cloud = sample_points(load_mesh(path, config.mesh.radius), samples.points, config.seed)
     print(f"cloud     {len(cloud.points):,} points, {'estimated' if cloud.estimated else 'given'} normals")
     source = Source(path, cloud.sha256, tuple(cloud.center.tolist()), cloud.scale)
-    save_samples(folder, source, {}, [cloud.samples(samples.count, samples.spread, seed) for seed in seeds_of(config)])
+    save_samples(folder, source, {}, [cloud.samples(samples.count, samples.spread, samples.uniform, seed) for seed in seeds_of(config)])
 
 
 def seeds_of(config: Config) -> tqdm:

@@ -243,7 +243,7 @@ def plot(out: Path, means: dict[str, dict]) -> None:
             point = row["bytes"] / 1024, value if sign > 0 else 1 - value
             axis.scatter(*point, marker=kinds[kind], color={"fields": "tab:blue", "published": "tab:gray", "classic": "tab:orange"}[kind])
             axis.annotate(name, point, xytext=(4, 4), textcoords="offset points", fontsize=7)
-        axis.set(xscale="log", yscale="log", xlabel="KiB", ylabel=label)
+        axis.set(xscale="log", yscale="log" if axis.collections else "linear", xlabel="KiB", ylabel=label)
         axis.grid(True, which="both", alpha=0.2)
     for suffix in ("png", "svg"):
         with replacing(out / f"rate_distortion.{suffix}") as temporary:

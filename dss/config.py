@@ -41,7 +41,7 @@ class SamplesConfig:
     count: int = 1_000_000  # points per round; `pairs`: per technique, before expansion; `oriented`: per point of the cloud
     spread: float = 0.5  # standard deviation of the offsets from the surface; `partition`: in units of the owner's thickness
     focus: float = 60.0  # `importance`: points are drawn with the weights exp(-focus |sdf|)
-    uniform: float = 0.1  # `importance`: share of the points that is uniform in the cube instead
+    uniform: float = 0.1  # `importance`: share of the points that is uniform in the cube instead; `oriented`: that is added there
     points: int = 1000  # `oriented`: of the cloud that is drawn where the input is a mesh
     normals: Literal["auto", "file", "estimated"] = "auto"  # `oriented`: of a cloud; auto: estimated where the file has none
 

@@ -17,7 +17,7 @@ from dss.samples import Samples
 
 FORMATS = (".pts", ".xyz", ".ply")
 LEAST = 30  # points that make a cloud
-NEIGHBOURS = 8  # that estimate a normal
+NEIGHBOURS = 8  # that estimate a normal, or say which side of the surface a point is on
 HEADER = re.compile(rb"ply\b.*?\nend_header", re.S)
 
 
@@ -36,19 +36,27 @@ class PointCloud:
     path: str
     sha256: str  # of the file's bytes
 
-    def samples(self, count: int, spread: float, seed: int) -> Samples:
+    def samples(self, count: int, spread: float, uniform: float, seed: int) -> Samples:
         """`count` samples per point, moved along its normal by one number of N(0, spread); each learns the signed distance to
         the tangent plane at the point nearest to it, and belongs to (`owner`) the point that it came from.
 
         Where the point itself is the nearest, that is the offset. Elsewhere, beside folds and thin parts, the offset would be
-        too large a distance.
+        too large a distance. A share `uniform` is added in the cube, so that no surface appears far from the points: these
+        belong to the nearest point and learn the distance to it, with the sign of most of its neighbours' planes.
         """
-        offset = np.random.default_rng(seed).normal(0, spread, (len(self.points), count, 1))
+        generator, tree = np.random.default_rng(seed), cKDTree(self.points)
+        offset = generator.normal(0, spread, (len(self.points), count, 1))
         moved = (self.points[:, None] + offset * self.normals[:, None]).reshape(-1, 3)
-        _, nearest = cKDTree(self.points).query(moved)
+        _, nearest = tree.query(moved)
         sdf = ((moved - self.points[nearest]) * self.normals[nearest]).sum(1)
-        owner = torch.arange(len(self.points)).repeat_interleave(count)
-        return Samples(torch.from_numpy(moved).float(), owner, torch.from_numpy(sdf).float())
+
+        far = generator.uniform(-1, 1, (round(uniform * len(moved)), 3))
+        distance, around = tree.query(far, NEIGHBOURS)
+        side = ((far[:, None] - self.points[around]) * self.normals[around]).sum(2).mean(1)
+        owner = np.concatenate([np.arange(len(self.points)).repeat(count), around[:, 0]])
+        values = np.concatenate([moved, far]), np.concatenate([sdf, np.where(side < 0, -1, 1) * distance[:, 0]])
+        points, sdf = (torch.from_numpy(value).float() for value in values)
+        return Samples(points, torch.from_numpy(owner), sdf)
 
 
 def is_cloud(path: Path | str) -> bool:
