@@ -86,7 +86,7 @@ def test_distance_to_first_order():
     for _ in range(steps):
         model.shade(surface, surface, torch.ones(300))
     assert model.slope.item() == pytest.approx(5, abs=4 * MEMORY**steps + 1e-3)
-    assert model.sdf(surface * 1.02).mean().item() == pytest.approx(0.01, rel=0.02)
+    assert model.sdf(surface * 1.02).mean().item() == pytest.approx(0.01, rel=0.04)
     outside, inside = (surface * (1 + sign * 2 * model.band(1e-3)) for sign in (1, -1))
     opacity = [model.shade(points, surface, torch.ones(300)).alpha for points in (outside, inside)]
     assert opacity[0].max() < 1.1e-3 and opacity[1].min() > 1 - 5e-3
