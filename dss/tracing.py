@@ -142,15 +142,19 @@ def _refine(query: Callable[[Tensor, Tensor], Tensor], low: Tensor, high: Tensor
     active = torch.arange(len(low), device=low.device)
     secant = True
     while len(active):
-        width, drop = high - low, below - above
-        middle = low + width * (below / drop if secant else 0.5)
+        width = high - low
+        root = low + width * below / (below - above)
+        middle = root if secant else low + width / 2
+        depth = (1e-6 * high).clamp(min=DEPTH)  # float32 knows no less
+        # Where the root is as good as at one end, a query just beyond it closes the bracket.
+        middle = torch.where(root - low < depth / 2, low + 0.75 * depth, middle)
+        middle = torch.where(high - root < depth / 2, high - 0.75 * depth, middle)
         value = query(active, middle)
         inside = value <= 0
         high, above = torch.where(inside, middle, high), torch.where(inside, value, above)
         low, below = torch.where(inside, low, middle), torch.where(inside, below, value)
-        exact = value.abs() * width < DEPTH * drop  # the secant's slope turns the remaining value into a distance
-        result[active] = torch.where(exact, middle, high)
-        keep = ~exact & (high - low > DEPTH)
+        result[active] = high
+        keep = high - low > depth
         active, low, high, below, above = (item[keep] for item in (active, low, high, below, above))
         secant = not secant
     return result

@@ -129,7 +129,7 @@ class Trace {
     }
     (outside ? low : high) = t;
     (outside ? low_value : high_value) = value;
-    return refine(shell, march, value);
+    return refine(shell, march);
   }
 
   DSS_HD bool step(const Shell& shell, const March& march, float value) {
@@ -147,13 +147,15 @@ class Trace {
     return true;
   }
 
-  // The secant's root, or every third time the middle, until the slope in the bracket says that the newest query was
-  // within the tolerance; one more secant then takes most of the rest away.
-  DSS_HD bool refine(const Shell& shell, const March& march, float value) {
-    const float width = high - low, drop = low_value - high_value, root = low + width * (low_value / drop);
+  // The secant's root, or every third time the middle, until the bracket is no wider than the tolerance. Where the root
+  // is as good as at one end, a query just beyond it closes the bracket.
+  DSS_HD bool refine(const Shell& shell, const March& march) {
+    const float width = high - low, root = low + width * (low_value / (low_value - high_value));
     const float tolerance = most(march.tolerance, 1e-6f * high);
-    if (width <= tolerance || fabsf(value) * width <= tolerance * drop || count >= kLimit) return found(shell, march, root);
-    t = count % 3 == 2 ? low + width / 2 : root;
+    if (width <= tolerance || count >= kLimit) return found(shell, march, root);
+    if (root - low < tolerance / 2) t = low + 0.75f * tolerance;
+    else if (high - root < tolerance / 2) t = high - 0.75f * tolerance;
+    else t = count % 3 == 2 ? low + width / 2 : root;
     return true;
   }
 };
