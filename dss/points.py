@@ -41,8 +41,9 @@ class PointCloud:
         the tangent plane at the point nearest to it, and belongs to (`owner`) the point that it came from.
 
         Where the point itself is the nearest, that is the offset. Elsewhere, beside folds and thin parts, the offset would be
-        too large a distance. A share `uniform` is added in the cube, so that no surface appears far from the points: these
-        belong to the nearest point and learn the distance to it, with the sign of most of its neighbours' planes.
+        too large a distance. A share `uniform` is drawn in the cube, so that no surface appears far from the points. Those
+        that lie farther than the offsets reach, 3 `spread`, belong to the nearest point and learn the distance to it, too
+        large by little there, with the sign of most of its neighbours' planes.
         """
         generator, tree = np.random.default_rng(seed), cKDTree(self.points)
         offset = generator.normal(0, spread, (len(self.points), count, 1))
@@ -51,6 +52,7 @@ class PointCloud:
         sdf = ((moved - self.points[nearest]) * self.normals[nearest]).sum(1)
 
         far = generator.uniform(-1, 1, (round(uniform * len(moved)), 3))
+        far = far[tree.query(far)[0] > 3 * spread]
         distance, around = tree.query(far, NEIGHBOURS)
         side = ((far[:, None] - self.points[around]) * self.normals[around]).sum(2).mean(1)
         owner = np.concatenate([np.arange(len(self.points)).repeat(count), around[:, 0]])

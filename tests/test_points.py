@@ -104,7 +104,7 @@ def test_samples_far_from_the_points_know_their_side(box):
     cloud = sample_points_of(box, 2_000)
     samples = cloud.samples(5, 0.05, 0.5, 0)
     far = samples.points[10_000:]
-    assert len(far) == 5_000 and far.abs().max() > 0.99
+    assert 3_000 < len(far) < 5_000 and far.abs().max() > 0.99
     true = MeshDistance(box.vertices, box.faces).sdf(far)
     clear = true.abs() > 0.05
     assert torch.equal(samples.sdf[10_000:][clear] < 0, true[clear] < 0)

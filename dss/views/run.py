@@ -56,7 +56,7 @@ def is_views(path: Path | str) -> bool:
     """Whether a configuration file, or the one in a run folder, is of surfaces from images: it has a section `scene`."""
     path = Path(path)
     path = path / "config.yaml" if path.is_dir() else path
-    return path.is_file() and "scene" in read_yaml(path)
+    return path.suffix in (".yaml", ".yml") and path.is_file() and "scene" in read_yaml(path)
 
 
 def save_run(folder: Path, training: Training) -> None:
