@@ -40,7 +40,7 @@ QUICK = Preset(
         _quick("key_spheres", "", "fit.batch=512", "fit.rate=1.5e-2", "fit.schedule=cosine", "fit.starts=1"),
         _quick("key_spheres_latent", "", "fit.batch=512", "fit.rate=1.5e-2", "fit.schedule=cosine", "fit.starts=1"),
         *(_quick(f"nglod_{lods}", "", "fit.batch=4096", "fit.rate=4e-3", "fit.schedule=cosine") for lods in (1, 2, 3)),
-        _quick("deepsdf_points", "", "samples.points=5000", "samples.count=98", "samples.uniform=0.02", "field.width=128",
+        _quick("deepsdf_points", "", "samples.points=5000", "samples.count=83", "samples.uniform=0.2", "field.width=128",
                "field.dropout=0", "field.activation=silu", "fit.loss=l2", "fit.batch=2048", "fit.rate=1e-3",
                "fit.schedule=cosine"),  # fmt: skip
         *CLASSIC,
