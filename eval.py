@@ -16,14 +16,14 @@ import torch
 
 from dss import cli
 from dss.errors import InputError
+from dss.evaluation.geometry import average, evaluate, evaluate_cloud, load_prediction, table
 from dss.files import replacing
-from dss.mesh import load_mesh
-from dss.mesher import check_suffix, export, extract
-from dss.metrics import average, evaluate, evaluate_cloud, load_prediction, table
-from dss.points import is_cloud, load_points
+from dss.geometry.mesh import load_mesh
+from dss.geometry.points import is_cloud, load_points
+from dss.reconstruction.model_shell import ModelField
+from dss.reconstruction.run import is_views, load_views_run
+from dss.rendering.isosurface import check_suffix, export, extract
 from dss.run import load_run
-from dss.views.dual import ModelField
-from dss.views.run import is_views, load_views_run
 
 
 def main() -> None:

@@ -18,12 +18,12 @@ from tqdm import tqdm
 
 from dss import cli
 from dss.errors import InputError
+from dss.evaluation.geometry import markdown
+from dss.evaluation.images import load_lpips, mean, psnr, ssim_rgb
 from dss.files import replacing
-from dss.image_metrics import load_lpips, mean, psnr, ssim_rgb
-from dss.metrics import markdown
-from dss.rays import PAPER_SIZE, PAPER_VIEWS
-from dss.views.datasets import listed, read_image, scene_views
-from dss.views.run import is_views
+from dss.reconstruction.nerf_synthetic import listed, read_image, scene_views
+from dss.reconstruction.run import is_views
+from dss.rendering.cameras import PAPER_SIZE, PAPER_VIEWS
 
 COLUMNS = {  # of the table: key, heading, format
     "ssim_white": ("SSIM white", ".4f"),
@@ -71,11 +71,11 @@ def main() -> None:
 
 def compare_normals(args) -> None:
     """Fields or a mesh against the truth, by all protocols; table, pictures and ssim.json."""
-    from dss.distance import MeshDistance
-    from dss.mesh import load_mesh
-    from dss.metrics import load_prediction
-    from dss.protocols import PROTOCOLS, compare
-    from dss.rendering import check_request
+    from dss.evaluation.geometry import load_prediction
+    from dss.evaluation.protocols import PROTOCOLS, compare
+    from dss.geometry.distance import MeshDistance
+    from dss.geometry.mesh import load_mesh
+    from dss.rendering.modes import check_request
     from dss.run import load_run
 
     check_request(args.views, args.size)
@@ -153,8 +153,8 @@ def compare_renders(args) -> None:
 
 def compare_views(args) -> None:
     """Surfaces from photos against the photos; a table, and views.json in each run folder."""
-    from dss.views.evaluation import compare, pictures, scene_of
-    from dss.views.run import load_views_run
+    from dss.evaluation.photos import compare, pictures, scene_of
+    from dss.reconstruction.run import load_views_run
 
     device = cli.pick_device(args.device)
     cells = [["", "photos", *(heading for heading, _ in VIEWS_COLUMNS.values())]]

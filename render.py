@@ -16,20 +16,20 @@ import torch
 from tqdm import tqdm
 
 from dss import cli
-from dss.distance import MeshDistance
 from dss.errors import InputError
+from dss.evaluation.photos import pictures, scene_of
 from dss.fields.mesh import MeshField
-from dss.frame import render
-from dss.mesh import load_mesh
-from dss.pictures import contact_sheet, save_animation, save_png
-from dss.rays import turntable
-from dss.rendering import IMAGES, NUMBERS, check_request, draw
+from dss.geometry.distance import MeshDistance
+from dss.geometry.mesh import load_mesh
+from dss.reconstruction.run import is_views, load_views_run, normals_of
+from dss.rendering.buffers import render
+from dss.rendering.cameras import turntable
+from dss.rendering.images import contact_sheet, save_animation, save_png
+from dss.rendering.mesh_buffers import see
+from dss.rendering.modes import IMAGES, NUMBERS, check_request, draw
+from dss.rendering.slices import RANGE, draw_shell, draw_slice, planes
+from dss.rendering.spheres import draw_spheres
 from dss.run import load_run
-from dss.slices import RANGE, draw_shell, draw_slice, planes
-from dss.truth import see
-from dss.views.beads import draw_spheres
-from dss.views.evaluation import pictures, scene_of
-from dss.views.run import is_views, load_views_run, normals_of
 
 LEGENDS = {
     "error": "red: only one of mesh and field is hit",

@@ -24,18 +24,18 @@ from dss.errors import InputError
 from dss.fields import METHODS, Field, build
 from dss.fields.base import Geometry
 from dss.files import replacing
-from dss.fit import fit
-from dss.frame import render
-from dss.pictures import studio
-from dss.rays import turntable
+from dss.fitting.fit import fit
+from dss.fitting.samples import draw_samples
+from dss.reconstruction.config import ViewsConfig
+from dss.reconstruction.run import ViewsLog, is_views, save_run
+from dss.rendering.buffers import render
+from dss.rendering.cameras import turntable
+from dss.rendering.images import studio
 from dss.run import Log, Source, load_samples, open_folder, save_field, save_samples
-from dss.samples import draw_samples
-from dss.views.config import ViewsConfig
-from dss.views.run import ViewsLog, is_views, save_run
 
 if TYPE_CHECKING:
-    from dss.distance import MeshDistance
-    from dss.mesh import Mesh
+    from dss.geometry.distance import MeshDistance
+    from dss.geometry.mesh import Mesh
 
 PICTURE = 160  # pixels per side of the pictures in TensorBoard
 AMBIGUOUS = 0.01  # share of the surface above which an ambiguous sign is worth a warning
@@ -103,8 +103,8 @@ def import_weights(path: Path, config: Config, folder: Path, device: torch.devic
 
 def stand(config: Config, device: torch.device) -> tuple[Source, "Mesh", "MeshDistance", Geometry]:
     """The mesh, and what the field stands on."""
-    from dss.distance import MeshDistance
-    from dss.mesh import load_mesh
+    from dss.geometry.distance import MeshDistance
+    from dss.geometry.mesh import load_mesh
 
     mesh = load_mesh(config.mesh.path, config.mesh.radius)
     print(f"mesh      {mesh.report}")
@@ -130,8 +130,8 @@ def prepare(config: Config, folder: Path, device: torch.device) -> None:
 
 def prepare_cloud(config: Config, folder: Path) -> None:
     """The samples of an oriented point cloud, or of one that is drawn from a mesh."""
-    from dss.mesh import load_mesh
-    from dss.points import is_cloud, load_points, sample_points
+    from dss.geometry.mesh import load_mesh
+    from dss.geometry.points import is_cloud, load_points, sample_points
 
     if METHODS[config.field.method].stands_on:
         raise InputError(f"field.method={config.field.method}: stands on a mesh; for a point cloud choose another, such as deepsdf")
@@ -153,8 +153,8 @@ def seeds_of(config: Config) -> tqdm:
 
 def train_views(args: argparse.Namespace) -> None:
     """A surface from photos: scene -> model -> run folder."""
-    from dss.views.scene import load_scene
-    from dss.views.training import train
+    from dss.reconstruction.scene import load_scene
+    from dss.reconstruction.training import train
 
     config = load_config(args.config, args.overrides + ([f"scene.path={args.data}"] if args.data else []), ViewsConfig)
     folder = args.out or Path("runs", f"{args.config.stem}_{Path(config.scene.path).name}")

@@ -27,10 +27,10 @@ from dss.errors import InputError
 from dss.fields import METHODS, Field, build
 from dss.fields.base import Geometry
 from dss.files import replacing
-from dss.samples import Samples
+from dss.fitting.samples import Samples
 
 if TYPE_CHECKING:
-    from dss.mesh import Mesh
+    from dss.geometry.mesh import Mesh
 
 VERSION = "1"  # of the field file
 GEOMETRY = "geometry."  # prefix of what the field stands on, in samples.npz
@@ -65,8 +65,8 @@ class Run:
 
         Raises InputError where it is not there, or is another one.
         """
-        from dss.mesh import load_mesh
-        from dss.points import is_cloud
+        from dss.geometry.mesh import load_mesh
+        from dss.geometry.points import is_cloud
 
         if path and is_cloud(self.source.path):
             mesh = load_mesh(path)

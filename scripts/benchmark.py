@@ -33,14 +33,16 @@ from unittest import mock
 import torch
 from torch import Tensor
 
-from dss import cli, ops, tracing_paper, twins
+from dss import cli, ops
 from dss.errors import InputError
 from dss.fields.base import Field
 from dss.files import replacing
-from dss.mesher import extract
-from dss.rays import paper_cameras
+from dss.ops import reference as twins
+from dss.rendering import tracing_paper
+from dss.rendering.cameras import paper_cameras
+from dss.rendering.isosurface import extract
+from dss.rendering.tracing import DEPTH
 from dss.run import load_run
-from dss.tracing import DEPTH
 from kernels import build
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -2,7 +2,7 @@
 
     python scripts/check_tracing.py runs/fast/53159 runs/fast/75656 --views 30 --size 64
 
-Hits and depths must be the same. Marching steps over solids thinner along the ray than dss.tracing.FLOOR, with the shell
+Hits and depths must be the same. Marching steps over solids thinner along the ray than dss.rendering.tracing.FLOOR, with the shell
 and without, but not over the same ones: a ray is `grazing` if the difference lies at such a place, else `wrong`.
 """
 
@@ -13,13 +13,13 @@ import torch
 from torch import Tensor
 
 from dss import cli
-from dss.distance import MeshDistance
 from dss.fields.base import Field
 from dss.fields.mesh import MeshField
-from dss.rays import Camera, fibonacci
+from dss.geometry.distance import MeshDistance
+from dss.rendering.cameras import Camera, fibonacci
+from dss.rendering.tracing import DEPTH, FLOOR, trace
 from dss.run import load_run
-from dss.shell import DualShell
-from dss.tracing import DEPTH, FLOOR, trace
+from dss.shell.dual_shell import DualShell
 
 SAME = 1e-5  # depths that differ by no more are the same
 

@@ -19,11 +19,11 @@ from pathlib import Path
 from tqdm import tqdm
 
 from dss import cli
-from dss.comparison import Truth, chosen, plot, results, save, summary, table
 from dss.errors import InputError
-from dss.presets import PRESETS
-from dss.rendering import check_request
-from dss.views import comparison
+from dss.experiments import compare_photos as comparison
+from dss.experiments.compare import Truth, chosen, plot, results, save, summary, table
+from dss.experiments.presets import PRESETS
+from dss.rendering.modes import check_request
 
 VIEWS = "views"  # the preset of surfaces from photos
 

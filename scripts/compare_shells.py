@@ -14,12 +14,12 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from dss.cover import cover
-from dss.distance import MeshDistance
-from dss.enclosure import build_shell, certify, solid
-from dss.mesh import load_mesh, surface_samples
-from dss.shell_files import read_h5
-from dss.spheres import farthest
+from dss.geometry.distance import MeshDistance
+from dss.geometry.mesh import load_mesh, surface_samples
+from dss.shell.certify import build_shell, certify, solid
+from dss.shell.cover import cover
+from dss.shell.farthest import farthest
+from dss.shell.io import read_h5
 
 
 def main() -> None:

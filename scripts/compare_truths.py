@@ -10,14 +10,14 @@ import numpy as np
 from tqdm import tqdm
 
 from dss import cli
-from dss.distance import MeshDistance
-from dss.image_metrics import compare_frames, mean, ssim_gray
-from dss.mesh import load_mesh
-from dss.metrics import markdown
-from dss.pictures import normal_map
-from dss.rays import PAPER_SIZE, PAPER_VIEWS, paper_cameras
-from dss.rendering import check_request
-from dss.truth import cached
+from dss.evaluation.geometry import markdown
+from dss.evaluation.images import compare_frames, mean, ssim_gray
+from dss.geometry.distance import MeshDistance
+from dss.geometry.mesh import load_mesh
+from dss.rendering.cameras import PAPER_SIZE, PAPER_VIEWS, paper_cameras
+from dss.rendering.images import normal_map
+from dss.rendering.mesh_buffers import cached
+from dss.rendering.modes import check_request
 
 COLUMNS = {  # of the table: key, heading, format
     "mask": ("mask pixels that differ", ".4%"),

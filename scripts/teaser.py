@@ -12,15 +12,15 @@ from PIL import Image, ImageDraw, ImageFont
 from scipy import ndimage
 
 from dss import cli
-from dss.distance import MeshDistance
 from dss.errors import InputError
-from dss.frame import Frame, render
-from dss.pictures import INK, PALE, PAPER, Scale, draw_bar, save_png
-from dss.rays import FOV, Camera, look_at, turntable
-from dss.rendering import draw
+from dss.geometry.distance import MeshDistance
+from dss.rendering.buffers import Frame, render
+from dss.rendering.cameras import FOV, Camera, look_at, turntable
+from dss.rendering.images import INK, PALE, PAPER, Scale, draw_bar, save_png
+from dss.rendering.mesh_buffers import see
+from dss.rendering.modes import draw
+from dss.rendering.slices import Plane, draw_shell
 from dss.run import load_run
-from dss.slices import Plane, draw_shell
-from dss.truth import see
 
 SIDE = 380  # pixels of a panel
 GAP, TOP, BOTTOM = 12, 46, 84

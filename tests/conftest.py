@@ -13,9 +13,9 @@ from PIL import Image
 from dss.config import Config
 from dss.fields import build
 from dss.fields.dual_shell import DualShellSettings
-from dss.mesh import load_mesh
+from dss.geometry.mesh import load_mesh
 from dss.run import Source, save_field
-from dss.shell import DualShell
+from dss.shell.dual_shell import DualShell
 
 
 @pytest.fixture(scope="session")

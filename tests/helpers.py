@@ -9,10 +9,10 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from dss.rays import look_at
-from dss.views.cameras import Frame, Pinhole
-from dss.views.config import ModelConfig
-from dss.views.neus import NeuS
+from dss.reconstruction.cameras import Frame, Pinhole
+from dss.reconstruction.config import ModelConfig
+from dss.reconstruction.models.neus import NeuS
+from dss.rendering.cameras import look_at
 
 CENTER, RADIUS = np.array([1.0, -2.0, 0.5]), 0.4  # of the ball in the scenes made here
 EYES = [(0, -3, 0.5), (3, 0, 0.2), (-2, 2, 1), (0.5, 2.5, -1.5), (-2.5, -1, -1), (0.3, 0.4, 3)]

@@ -6,8 +6,8 @@ import yaml
 
 from dss.config import Config, config_from_dict, load_config, save_config
 from dss.errors import InputError
-from dss.views.config import ViewsConfig
-from dss.views.run import is_views
+from dss.reconstruction.config import ViewsConfig
+from dss.reconstruction.run import is_views
 
 CONFIGS = sorted((Path(__file__).parents[1] / "configs").glob("*.yaml"))
 

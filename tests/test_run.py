@@ -10,9 +10,9 @@ from dss.config import Config
 from dss.errors import InputError
 from dss.fields import build
 from dss.fields.dual_shell import DualShellSettings
+from dss.fitting.samples import Samples
 from dss.run import Source, load_run, load_samples, open_folder, save_field, save_samples
-from dss.samples import Samples
-from dss.shell import DualShell
+from dss.shell.dual_shell import DualShell
 
 SHELL = DualShell(torch.tensor([[0.0, 0.0, 0.0], [0.3, 0.0, 0.0]]), torch.tensor([0.4, 0.1]), torch.tensor([0.8, 0.5]))
 SOURCE = Source("some/mesh.ply", "ab" * 32, (1.0, 2.0, 3.0), 4.5)

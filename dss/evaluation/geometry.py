@@ -9,12 +9,12 @@ import torch
 import trimesh
 from scipy.spatial import cKDTree
 
-from dss.distance import MeshDistance
 from dss.fields import Field
-from dss.mesh import Mesh, load_mesh, surface_samples
+from dss.geometry.distance import MeshDistance
+from dss.geometry.mesh import Mesh, load_mesh, surface_samples
 
 if TYPE_CHECKING:
-    from dss.points import PointCloud
+    from dss.geometry.points import PointCloud
 
 SAMPLES = 131_072  # points on each surface, the paper's count
 UNIFORM = 1 << 20  # points in [-1, 1]^3

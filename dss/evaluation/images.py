@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 from skimage.metrics import structural_similarity
 
-from dss.frame import Frame
+from dss.rendering.buffers import Frame
 
 
 def psnr(first: np.ndarray, second: np.ndarray) -> float:

@@ -7,10 +7,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dss.image_metrics import psnr, ssim_rgb
-from dss.views.rendering import Picture, render_picture
-from dss.views.run import ViewsRun
-from dss.views.scene import Photo, Scene, load_scene
+from dss.evaluation.images import psnr, ssim_rgb
+from dss.reconstruction.run import ViewsRun
+from dss.reconstruction.scene import Photo, Scene, load_scene
+from dss.reconstruction.volume_rendering import Picture, render_picture
 
 
 def scene_of(run: ViewsRun, split: str, path: str | None = None, every: int = 1) -> Scene:

@@ -5,14 +5,14 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from dss.distance import MeshDistance
+from dss.evaluation.images import compare_frames, compare_images
 from dss.fields.base import Field
-from dss.frame import Frame, render
-from dss.image_metrics import compare_frames, compare_images
-from dss.pictures import normal_map, save_png
-from dss.rays import Camera, paper_cameras
-from dss.tracing_paper import trace_exact, trace_paper
-from dss.truth import Method, cached, see
+from dss.geometry.distance import MeshDistance
+from dss.rendering.buffers import Frame, render
+from dss.rendering.cameras import Camera, paper_cameras
+from dss.rendering.images import normal_map, save_png
+from dss.rendering.mesh_buffers import Method, cached, see
+from dss.rendering.tracing_paper import trace_exact, trace_paper
 
 BACKGROUNDS = {"white": 1.0, "black": -1.0}  # the normal that fills the pixels of a miss; which one the paper used is unclear
 

@@ -13,21 +13,21 @@ from pathlib import Path
 import torch
 import trimesh
 
-from dss.classic import load_draco, save_draco, simplify
-from dss.distance import MeshDistance
 from dss.errors import InputError
+from dss.evaluation.geometry import average, evaluate, markdown
+from dss.evaluation.images import mean
+from dss.evaluation.mesh_codecs import load_draco, save_draco, simplify
+from dss.evaluation.protocols import PROTOCOLS, centred_cameras, compare
 from dss.fields import Field
 from dss.files import replacing
-from dss.frame import render
-from dss.image_metrics import mean
-from dss.mesh import Mesh, load_mesh
-from dss.mesher import extract
-from dss.metrics import average, evaluate, markdown
-from dss.protocols import PROTOCOLS, centred_cameras, compare
+from dss.geometry.distance import MeshDistance
+from dss.geometry.mesh import Mesh, load_mesh
+from dss.rendering.buffers import render
+from dss.rendering.isosurface import extract
+from dss.rendering.mesh_buffers import see
 from dss.run import load_run
-from dss.truth import see
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 TRUTH = "ground truth"
 COLUMNS = {  # of the tables: key, heading, format
     "bytes": ("KiB", ".1f", 1 / 1024),

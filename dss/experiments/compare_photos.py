@@ -16,14 +16,14 @@ from pathlib import Path
 import torch
 
 from dss.errors import InputError
+from dss.evaluation.geometry import markdown
+from dss.evaluation.images import mean
+from dss.evaluation.photos import compare, scene_of
 from dss.files import replacing
-from dss.image_metrics import mean
-from dss.metrics import markdown
-from dss.views.evaluation import compare, scene_of
-from dss.views.rendering import render_picture
-from dss.views.run import ViewsRun, load_views_run
-from dss.views.samplers import Sampler
-from dss.views.scene import Photo
+from dss.reconstruction.run import ViewsRun, load_views_run
+from dss.reconstruction.samplers.base import Sampler
+from dss.reconstruction.scene import Photo
+from dss.reconstruction.volume_rendering import render_picture
 
 ROOT = Path(__file__).resolve().parents[2]
 TINY = [f"{name}_tiny" for name in ("neus", "neus_occupancy", "neus_shell", "neus_spheres", "volsdf", "volsdf_spheres")]

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from dss.comparison import Draco, Entry, Fitted, Published, Request
+from dss.experiments.compare import Draco, Entry, Fitted, Published, Request
 
 THINGI32 = ("53159", "252119", "64764", "75656", "76277", "78671", "92880", "96481")  # those at hand, see data/README.md
 CLASSIC = (

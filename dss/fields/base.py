@@ -11,13 +11,13 @@ from torch import Tensor, nn
 
 from dss import ops
 from dss.errors import InputError
-from dss.shell import DualShell
+from dss.shell.dual_shell import DualShell
 
 if TYPE_CHECKING:
     from dss.config import Config
-    from dss.distance import MeshDistance
-    from dss.mesh import Mesh
-    from dss.samples import Samples
+    from dss.fitting.samples import Samples
+    from dss.geometry.distance import MeshDistance
+    from dss.geometry.mesh import Mesh
 
 Geometry = dict[str, Tensor]  # what a field stands on and does not learn, by the names in its state dict
 CHUNK = 1 << 18  # points per evaluation: bounds memory

@@ -8,12 +8,12 @@ from torch import Tensor, nn
 
 from dss import ops
 from dss.fields.base import Field, Geometry, Settings
-from dss.shell import DualShell
+from dss.shell.dual_shell import DualShell
 
 if TYPE_CHECKING:
     from dss.config import Config
-    from dss.distance import MeshDistance
-    from dss.mesh import Mesh
+    from dss.geometry.distance import MeshDistance
+    from dss.geometry.mesh import Mesh
 
 ACTIVATIONS = {"leaky_relu": lambda: nn.LeakyReLU(0.1), "silu": nn.SiLU}
 
@@ -58,9 +58,9 @@ class DualShellField(Field):
     @classmethod
     def geometry(cls, mesh: "Mesh", distance: "MeshDistance", config: "Config") -> Geometry:
         """The dual shell of the configured key spheres, its enclosure certified for every triangle."""
-        from dss.cover import cover
-        from dss.enclosure import build_shell
-        from dss.spheres import farthest
+        from dss.shell.certify import build_shell
+        from dss.shell.cover import cover
+        from dss.shell.farthest import farthest
 
         if config.spheres.method == "farthest":
             spheres = farthest(distance, config.spheres.count, config.spheres.resolution)

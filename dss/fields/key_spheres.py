@@ -17,9 +17,9 @@ from dss.fields.base import Field, Settings
 
 if TYPE_CHECKING:
     from dss.config import Config
-    from dss.distance import MeshDistance
-    from dss.mesh import Mesh
-    from dss.samples import Samples
+    from dss.fitting.samples import Samples
+    from dss.geometry.distance import MeshDistance
+    from dss.geometry.mesh import Mesh
 
 VOXELS = 64  # of the authors' 128^3 grid, per unit: their centre c lies at (c - VOXELS) / VOXELS
 PAIRS = 1 << 24  # of a point and a sphere, computed at once: bounds memory
@@ -77,8 +77,8 @@ class KeySpheresField(Field):
     @classmethod
     def geometry(cls, mesh: "Mesh", distance: "MeshDistance", config: "Config") -> dict[str, Tensor]:
         """The key spheres: of the file, or the paper's, or a cover. Radii are distances anew: the file's are off by up to a voxel."""
-        from dss.cover import cover
-        from dss.spheres import farthest
+        from dss.shell.cover import cover
+        from dss.shell.farthest import farthest
 
         if config.field.sphere_file:
             centers = read_spheres(config.field.sphere_file)[:, :3]

@@ -6,10 +6,10 @@ import torch
 from torch import Tensor
 
 from dss.fields.base import Field
-from dss.shell import DualShell
+from dss.shell.dual_shell import DualShell
 
 if TYPE_CHECKING:
-    from dss.distance import MeshDistance
+    from dss.geometry.distance import MeshDistance
 
 NEAR = 1e-4  # closer to the surface than this, the offset from it is too short to give a direction
 

@@ -9,15 +9,15 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from dss import octree
 from dss.errors import InputError
 from dss.fields.base import Field, Geometry, Settings
+from dss.geometry import octree
 
 if TYPE_CHECKING:
     from dss.config import Config
-    from dss.distance import MeshDistance
-    from dss.mesh import Mesh
-    from dss.samples import Samples
+    from dss.fitting.samples import Samples
+    from dss.geometry.distance import MeshDistance
+    from dss.geometry.mesh import Mesh
 
 CORNERS = torch.from_numpy(octree.CHILDREN)  # of a cell, (8, 3)
 AROUND = torch.cartesian_prod(*[torch.arange(-1, 2)] * 3)  # a cell and its neighbours, (27, 3)

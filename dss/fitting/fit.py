@@ -12,8 +12,8 @@ from dss.config import Config, FitConfig
 from dss.errors import InputError
 from dss.fields import Field, build
 from dss.fields.base import CHUNK, Geometry
+from dss.fitting.samples import Samples
 from dss.run import load_tensors, save_tensors
-from dss.samples import Samples
 
 WARM_UP = 0.02  # share of the fit over which the cosine schedule rises from zero
 PATIENCE, PATIENT = 3, 0.1  # epochs that a field may take to cross zero; if that is more, this share of the fit

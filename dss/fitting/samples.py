@@ -9,11 +9,11 @@ from torch import Tensor
 
 from dss.config import SamplesConfig
 from dss.errors import InputError
-from dss.shell import DualShell
+from dss.shell.dual_shell import DualShell
 
 if TYPE_CHECKING:  # the machine that fits may lack Warp and trimesh
-    from dss.distance import MeshDistance
-    from dss.mesh import Mesh
+    from dss.geometry.distance import MeshDistance
+    from dss.geometry.mesh import Mesh
 
 PROBE = 3**0.5 / 192  # the paper enlarges the outer spheres by this, so that its finite differences stay inside
 IMPORTANCE = 100.0  # weight exp(-IMPORTANCE |sdf|) of the paper's importance technique
@@ -142,7 +142,7 @@ def _interlayer_points(shell: DualShell, count: int, rule: str, generator: np.ra
 
 
 def _surface(mesh: "Mesh", count: int, generator: np.random.Generator) -> Tensor:
-    from dss.mesh import surface_samples
+    from dss.geometry.mesh import surface_samples
 
     return _tensor(surface_samples(mesh.vertices, mesh.faces, count, int(generator.integers(2**32)))[0])
 

@@ -16,7 +16,7 @@ import warp as wp
 from torch import Tensor
 
 from dss.errors import InputError
-from dss.mesh import surface_samples
+from dss.geometry.mesh import surface_samples
 
 CHUNK = 1 << 14  # points per launch on the CPU: small enough to share evenly among the threads
 AMBIGUOUS = 0.25  # how far the winding number beside the surface may be from 0 in front and 1 behind

@@ -12,8 +12,8 @@ import torch
 from scipy.spatial import cKDTree
 
 from dss.errors import InputError
-from dss.mesh import Mesh, enclosing_ball, surface_samples
-from dss.samples import Samples
+from dss.fitting.samples import Samples
+from dss.geometry.mesh import Mesh, enclosing_ball, surface_samples
 
 FORMATS = (".pts", ".xyz", ".ply")
 LEAST = 30  # points that make a cloud

@@ -13,8 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dss import twins
 from dss.errors import InputError
+from dss.ops import reference as twins
 
 RULES = ("every", "smallest", "relative")  # each sphere along its whole chord (paper); or one owner per point, see shell_owner
 WIDE = 8  # children of a tree node, spheres of a leaf

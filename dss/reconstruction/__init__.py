@@ -1,1 +1,1 @@
-"""Surfaces from images."""
+"""Multi-view reconstruction: surfaces from photos."""

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from dss.rays import Camera
+from dss.rendering.cameras import Camera
 
 
 @dataclass(frozen=True)

@@ -9,16 +9,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dss.cover import cover
-from dss.distance import MeshDistance
-from dss.enclosure import build_shell
 from dss.errors import InputError
 from dss.fields.base import Field
-from dss.mesh import surface_samples
-from dss.mesher import extract
-from dss.shell import DualShell
-from dss.views.config import SamplerConfig
-from dss.views.models import Model
+from dss.geometry.distance import MeshDistance
+from dss.geometry.mesh import surface_samples
+from dss.reconstruction.config import SamplerConfig
+from dss.reconstruction.models.base import Model
+from dss.rendering.isosurface import extract
+from dss.shell.certify import build_shell
+from dss.shell.cover import cover
+from dss.shell.dual_shell import DualShell
 
 SAMPLES = 1 << 18  # points of each kind per check
 CHECKS = 12  # rounds of check and repair

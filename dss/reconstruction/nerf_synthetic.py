@@ -7,7 +7,7 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from dss.errors import InputError
-from dss.rays import Camera, nerf_cameras
+from dss.rendering.cameras import Camera, nerf_cameras
 
 
 @dataclass(frozen=True)

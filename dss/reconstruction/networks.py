@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import weight_norm
 
-from dss.views.config import ModelConfig
+from dss.reconstruction.config import ModelConfig
 
 PRIMES = (1, 2_654_435_761, 805_459_861)  # Teschner et al. 2003
 DIRECTION_OCTAVES = 4

@@ -18,14 +18,14 @@ from tqdm import tqdm
 
 from dss.config import config_from_dict, read_yaml
 from dss.errors import InputError
+from dss.reconstruction.cameras import Frame
+from dss.reconstruction.config import ViewsConfig
+from dss.reconstruction.models.base import Model, build_model
+from dss.reconstruction.samplers.base import Sampler, build_sampler
+from dss.reconstruction.scene import Scene
+from dss.reconstruction.training import BACKGROUNDS, Training, part
+from dss.reconstruction.volume_rendering import Picture, render_picture
 from dss.run import load_tensors, save_tensors
-from dss.views.cameras import Frame
-from dss.views.config import ViewsConfig
-from dss.views.models import Model, build_model
-from dss.views.rendering import Picture, render_picture
-from dss.views.samplers import Sampler, build_sampler
-from dss.views.scene import Scene
-from dss.views.training import BACKGROUNDS, Training, part
 
 VERSION = "views 1"  # of the model file
 EVERY = 20  # steps between scalars in the log

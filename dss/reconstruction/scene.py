@@ -14,10 +14,10 @@ from scipy.linalg import rq
 from torch import Tensor
 
 from dss.errors import InputError
-from dss.views.cameras import Frame, Pinhole
-from dss.views.config import SceneConfig
-from dss.views.datasets import image_size, listed, scene_views, unreadable
-from dss.views.hull import bounds_of_cameras, visual_hull
+from dss.reconstruction.cameras import Frame, Pinhole
+from dss.reconstruction.config import SceneConfig
+from dss.reconstruction.nerf_synthetic import image_size, listed, scene_views, unreadable
+from dss.reconstruction.visual_hull import bounds_of_cameras, visual_hull
 
 MARGIN = 1.05  # the object's ball gets the radius 1 / MARGIN
 SUFFIXES = (".png", ".jpg", ".jpeg")

@@ -8,13 +8,13 @@ import torch
 from torch import Tensor
 
 from dss.errors import InputError
+from dss.reconstruction.cameras import Cameras
+from dss.reconstruction.config import TrainConfig, ViewsConfig
+from dss.reconstruction.models.base import Model, build_model
+from dss.reconstruction.samplers.base import build_sampler
+from dss.reconstruction.scene import Scene
+from dss.reconstruction.volume_rendering import Rendered, render_rays
 from dss.run import load_tensors, save_tensors
-from dss.views.cameras import Cameras
-from dss.views.config import TrainConfig, ViewsConfig
-from dss.views.models import Model, build_model
-from dss.views.rendering import Rendered, render_rays
-from dss.views.samplers import build_sampler
-from dss.views.scene import Scene
 
 RELAXED = 1.2  # radius within which gradients are taught to have length 1
 BESIDE = 0.01  # edge of the cube in which normals should agree

@@ -5,8 +5,8 @@ import torch
 from torch import Tensor
 
 from dss.errors import InputError
-from dss.mesh import enclosing_ball
-from dss.views.cameras import Frame, Pinhole
+from dss.geometry.mesh import enclosing_ball
+from dss.reconstruction.cameras import Frame, Pinhole
 
 GRID = 64  # nodes per axis of the lattice that masks carve
 PASSES = 3  # of carving, each in the box that the last one left

@@ -8,11 +8,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dss.views.cameras import Pinhole
-from dss.views.config import RenderConfig
-from dss.views.models import Model, Shaded
-from dss.views.packed import Sections, ranks, total, weights
-from dss.views.samplers import Sampler
+from dss.reconstruction.cameras import Pinhole
+from dss.reconstruction.config import RenderConfig
+from dss.reconstruction.intervals import Sections, ranks, total, weights
+from dss.reconstruction.models.base import Model, Shaded
+from dss.reconstruction.samplers.base import Sampler
 
 BLOCK = 8  # sections of each ray between two looks at what is left of the light
 

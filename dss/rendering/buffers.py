@@ -6,8 +6,8 @@ import numpy as np
 from torch import Tensor
 
 from dss.fields.base import Field
-from dss.rays import Camera
-from dss.tracing import Hits, trace
+from dss.rendering.cameras import Camera
+from dss.rendering.tracing import Hits, trace
 
 
 @dataclass(frozen=True)

@@ -16,12 +16,12 @@ import torch
 import trimesh
 from scipy import sparse
 
-from dss.distance import MeshDistance
 from dss.files import replacing
-from dss.frame import Frame
-from dss.rays import Camera
-from dss.tracing import Hits
-from dss.tracing_paper import trace_exact
+from dss.geometry.distance import MeshDistance
+from dss.rendering.buffers import Frame
+from dss.rendering.cameras import Camera
+from dss.rendering.tracing import Hits
+from dss.rendering.tracing_paper import trace_exact
 
 VERSION = 1  # of the cached frames: raise it when a renderer here changes
 CREASE = 40.0  # degrees between faces, beyond which smooth normals keep an edge

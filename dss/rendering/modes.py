@@ -5,12 +5,12 @@ from collections.abc import Callable, Iterable
 
 import numpy as np
 
-from dss import pictures
-from dss.distance import MeshDistance
 from dss.errors import InputError
-from dss.frame import Frame
-from dss.pictures import Scale
-from dss.truth import see
+from dss.geometry.distance import MeshDistance
+from dss.rendering import images as pictures
+from dss.rendering.buffers import Frame
+from dss.rendering.images import Scale
+from dss.rendering.mesh_buffers import see
 
 BYTES = 400  # of memory per pixel of the view in work
 KEPT = 12  # per pixel of every view

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from dss.errors import InputError
 from dss.fields.base import Field
-from dss.pictures import INK, SIGNED, Scale, colorized
+from dss.rendering.images import INK, SIGNED, Scale, colorized
 
 SPACING = 0.05  # between isolines
 RANGE = Scale(-0.2, 0.2, f"signed distance (normalised units), isolines every {SPACING}", SIGNED)

@@ -4,9 +4,9 @@ import numpy as np
 import torch
 
 from dss import ops
-from dss.pictures import studio
-from dss.shell import DualShell
-from dss.views.cameras import Pinhole
+from dss.reconstruction.cameras import Pinhole
+from dss.rendering.images import studio
+from dss.shell.dual_shell import DualShell
 
 
 @torch.no_grad()

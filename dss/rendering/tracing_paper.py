@@ -11,7 +11,7 @@ from torch import Tensor
 
 from dss import ops
 from dss.fields.base import Field
-from dss.tracing import Hits, cube
+from dss.rendering.tracing import Hits, cube
 
 RAYS = 1 << 18  # traced together: bounds memory
 EPSILON = 3e-4  # a hit: |d| less than this, or the mean of two successive d less than five times this

@@ -7,9 +7,9 @@ each piece does is a proof, not a sample. Geometry is float64 on the float32 val
 import numpy as np
 from scipy.spatial import cKDTree
 
-from dss.distance import MeshDistance
-from dss.mesh import surface_samples
-from dss.shell import DualShell
+from dss.geometry.distance import MeshDistance
+from dss.geometry.mesh import surface_samples
+from dss.shell.dual_shell import DualShell
 
 SAMPLES = 1_200_000  # surface samples that set the outer radii, dss.md section 3
 MARGIN = 1e-4  # added to every outer radius by the paper's code; here also the least thickness

@@ -11,10 +11,10 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.spatial import cKDTree
 
-from dss.distance import MeshDistance
-from dss.enclosure import nearest_sphere
 from dss.errors import InputError
-from dss.mesh import surface_samples
+from dss.geometry.distance import MeshDistance
+from dss.geometry.mesh import surface_samples
+from dss.shell.certify import nearest_sphere
 
 COARSE = 120  # samples per ball for insertion and Lloyd's iteration; 20,000 to 100,000 in all
 DENSE = 400_000  # samples of the descent

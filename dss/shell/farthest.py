@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from dss.distance import MeshDistance
 from dss.errors import InputError
+from dss.geometry.distance import MeshDistance
 
 COARSEST = 16  # lattice nodes along the edge of the blocks that the search for inside nodes starts from
 BATCH = 4096  # exact distances asked for at once

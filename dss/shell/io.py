@@ -7,7 +7,7 @@ import numpy as np
 
 from dss.errors import InputError
 from dss.files import replacing
-from dss.shell import DualShell
+from dss.shell.dual_shell import DualShell
 
 SAME_CENTER = 1e-6  # inner centres are stored as float64, outer ones as float32
 

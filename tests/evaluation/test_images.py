@@ -6,12 +6,12 @@ import pytest
 import torch
 from PIL import Image
 from skimage import metrics
-from test_tracing import Analytic, sphere
+from tests.rendering.test_tracing import Analytic, sphere
 
-from dss.frame import render
-from dss.image_metrics import compare_frames, compare_images, load_lpips, mean, psnr, ssim_gray, ssim_rgb
-from dss.pictures import save_png
-from dss.rays import turntable
+from dss.evaluation.images import compare_frames, compare_images, load_lpips, mean, psnr, ssim_gray, ssim_rgb
+from dss.rendering.buffers import render
+from dss.rendering.cameras import turntable
+from dss.rendering.images import save_png
 
 
 @pytest.fixture

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 from scipy.spatial import cKDTree
 
-from dss.classic import load_draco, save_draco, simplify
-from dss.distance import MeshDistance
 from dss.errors import InputError
+from dss.evaluation.mesh_codecs import load_draco, save_draco, simplify
+from dss.geometry.distance import MeshDistance
 
 
 def test_fewer_faces_keep_the_shape(ball):

@@ -7,18 +7,18 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from views import SMALL, ball_model, pinhole
 
 from dss.errors import InputError
-from dss.shell import DualShell
-from dss.views import comparison
-from dss.views.beads import draw_spheres
-from dss.views.cameras import Frame
-from dss.views.comparison import HEAD, factors, photo_row, published, speed, tables
-from dss.views.config import RenderConfig, SamplerConfig, ViewsConfig
-from dss.views.run import ViewsRun
-from dss.views.samplers import Shell, build_sampler
-from dss.views.scene import Photo
+from dss.experiments import compare_photos as comparison
+from dss.experiments.compare_photos import HEAD, factors, photo_row, published, speed, tables
+from dss.reconstruction.cameras import Frame
+from dss.reconstruction.config import RenderConfig, SamplerConfig, ViewsConfig
+from dss.reconstruction.run import ViewsRun
+from dss.reconstruction.samplers.base import Shell, build_sampler
+from dss.reconstruction.scene import Photo
+from dss.rendering.spheres import draw_spheres
+from dss.shell.dual_shell import DualShell
+from tests.helpers import SMALL, ball_model, pinhole
 
 PLAIN = {"model": "neus", "sampler": "uniform", "psnr": 26.0, "ssim": 0.9}
 PLAIN |= {"seconds": 4.0, "samples": 40.0, "background": 0.0, "uncut": 40.0}

@@ -6,7 +6,7 @@ import torch
 from dss.fields import build
 from dss.fields.base import Field
 from dss.fields.dual_shell import DualShellSettings
-from dss.shell import DualShell
+from dss.shell.dual_shell import DualShell
 
 PAPER = {"local": False, "octaves": 6, "activation": "leaky_relu", "output": "tanh", "owner": "smallest"}
 

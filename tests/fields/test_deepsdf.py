@@ -9,16 +9,16 @@ import numpy as np
 import pytest
 import torch
 import trimesh
+from tests.evaluation.test_geometry import fewer_points  # noqa: F401, a fixture
 
 from dss.config import Config, load_config
 from dss.errors import InputError
 from dss.fields import build
 from dss.fields.deepsdf import DeepSdfSettings
-from dss.fit import split
-from dss.points import load_points
-from tests.test_metrics import fewer_points  # noqa: F401, a fixture
+from dss.fitting.fit import split
+from dss.geometry.points import load_points
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 CONFIG = ROOT / "configs" / "deepsdf_points.yaml"
 SHORT = ["samples.count=200", "samples.uniform=0.2", "field.width=64", "field.dropout=0", "field.activation=silu", "fit.epochs=8",
          "fit.resample=1", "fit.holdout=0.05", "fit.batch=800", "fit.rate=3e-3", "fit.schedule=cosine", "fit.loss=l2",

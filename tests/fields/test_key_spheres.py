@@ -8,14 +8,14 @@ import pytest
 import torch
 
 from dss.config import Config, FitConfig, SpheresConfig
-from dss.distance import MeshDistance
 from dss.errors import InputError
+from dss.evaluation.geometry import inside, iou
 from dss.fields.key_spheres import KeySpheresField, KeySpheresSettings, read_spheres
-from dss.fit import fit
-from dss.mesh import load_mesh
-from dss.metrics import inside, iou
+from dss.fitting.fit import fit
+from dss.fitting.samples import Samples
+from dss.geometry.distance import MeshDistance
+from dss.geometry.mesh import load_mesh
 from dss.run import save_tensors
-from dss.samples import Samples
 
 SCORES = {"252119": 95.0, "64764": 98.7, "76277": 97.6, "92880": 97.4, "96481": 98.9}  # baselines.md, A.7: gIoU of 1e5 points, percent
 FEATURES = ["shared", "latent", "folded"]

@@ -8,13 +8,13 @@ import pytest
 import torch
 
 from dss.config import Config, FitConfig
-from dss.distance import MeshDistance
 from dss.errors import InputError
+from dss.evaluation.geometry import inside, iou
 from dss.fields.neural_implicit import NeuralImplicitField, NeuralImplicitSettings
-from dss.fit import LOSSES, fit
-from dss.mesh import load_mesh, surface_samples
-from dss.metrics import inside, iou
-from dss.samples import Samples
+from dss.fitting.fit import LOSSES, fit
+from dss.fitting.samples import Samples
+from dss.geometry.distance import MeshDistance
+from dss.geometry.mesh import load_mesh, surface_samples
 
 # baselines.md, B.5: intersection over union on the nodes of linspace(-1, 1, 64)^3, and the bounds of mean |f| on the surface
 SCORES = {"252119": 0.896, "53159": 0.967, "75656": 0.979, "78671": 0.945, "96481": 0.917}

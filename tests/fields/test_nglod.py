@@ -5,16 +5,16 @@ import pytest
 import torch
 import trimesh
 
-from dss import octree
 from dss.config import Config
-from dss.distance import MeshDistance
 from dss.errors import InputError
 from dss.fields import build
 from dss.fields.nglod import NglodField, NglodSettings
-from dss.mesh import load_mesh, surface_samples
-from dss.mesher import extract
+from dss.fitting.samples import Samples, SamplesConfig, draw_samples
+from dss.geometry import octree
+from dss.geometry.distance import MeshDistance
+from dss.geometry.mesh import load_mesh, surface_samples
+from dss.rendering.isosurface import extract
 from dss.run import Source, load_run, save_field
-from dss.samples import Samples, SamplesConfig, draw_samples
 
 THINGI32 = (53159, 252119, 64764, 75656, 76277, 78671, 92880, 96481)
 

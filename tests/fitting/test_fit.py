@@ -9,9 +9,9 @@ import torch
 from dss.config import Config, FitConfig
 from dss.errors import InputError
 from dss.fields.dual_shell import DualShellSettings
-from dss.fit import Training, cosine, fit, split
-from dss.samples import Samples
-from dss.shell import DualShell
+from dss.fitting.fit import Training, cosine, fit, split
+from dss.fitting.samples import Samples
+from dss.shell.dual_shell import DualShell
 
 CPU = torch.device("cpu")
 SHELL = DualShell(torch.tensor([[0.0, 0.0, 0.0], [0.3, 0.0, 0.0]]), torch.tensor([0.4, 0.1]), torch.tensor([0.8, 0.5]))

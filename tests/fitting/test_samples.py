@@ -5,10 +5,10 @@ import pytest
 import torch
 
 from dss.config import SamplesConfig
-from dss.distance import MeshDistance
-from dss.mesh import load_mesh
-from dss.samples import ON_SPHERE, PROBE, TOP_UP, draw_samples
-from dss.shell import DualShell
+from dss.fitting.samples import ON_SPHERE, PROBE, TOP_UP, draw_samples
+from dss.geometry.distance import MeshDistance
+from dss.geometry.mesh import load_mesh
+from dss.shell.dual_shell import DualShell
 
 
 @pytest.fixture(scope="module")
@@ -70,7 +70,7 @@ def test_partition_gives_each_point_to_its_owner_and_stays_in_the_interlayer(set
 
 
 def test_the_volume_part_is_uniform_in_the_interlayer(setting):
-    from dss.samples import _interlayer_points
+    from dss.fitting.samples import _interlayer_points
 
     _, _, shell = setting
     drawn = _interlayer_points(shell, 60_000, "relative", np.random.default_rng(0))

@@ -3,8 +3,8 @@ import pymeshlab
 import pytest
 import trimesh
 
-from dss import demo_mesh
-from dss.distance import MeshDistance
+from dss.geometry import demo_mesh
+from dss.geometry.distance import MeshDistance
 
 
 @pytest.fixture(scope="module")

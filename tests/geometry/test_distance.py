@@ -9,10 +9,10 @@ import torch
 import trimesh
 import warp as wp
 
-import dss.distance
-from dss.distance import MeshDistance
+import dss.geometry.distance
 from dss.errors import InputError
-from dss.mesh import load_mesh, surface_samples
+from dss.geometry.distance import MeshDistance
+from dss.geometry.mesh import load_mesh, surface_samples
 
 
 def arrays(mesh: trimesh.Trimesh) -> tuple[np.ndarray, np.ndarray]:
@@ -226,14 +226,14 @@ def test_real_meshes_against_libigl(data, name):
 
 def test_kernels_compile_for_cuda(tmp_path):
     """Without a GPU: Warp brings its own compiler for CUDA too."""
-    built = wp.compile_aot_module(dss.distance, arch=90, module_dir=tmp_path)
+    built = wp.compile_aot_module(dss.geometry.distance, arch=90, module_dir=tmp_path)
     assert built and all(path.stat().st_size for path in built)
 
 
 def test_needs_no_compiler_and_is_silent(tmp_path):
     """In a fresh process with an empty kernel cache and nothing on PATH."""
     program = (
-        "import numpy as np; from dss.distance import MeshDistance; "
+        "import numpy as np; from dss.geometry.distance import MeshDistance; "
         "print(MeshDistance(np.eye(4, 3), [[0, 2, 1], [0, 3, 2], [0, 1, 3], [1, 2, 3]]).winding(np.full((1, 3), 0.2)).round(3))"
     )
     environment = {**os.environ, "PATH": "", "WARP_CACHE_PATH": str(tmp_path)}

@@ -8,7 +8,7 @@ import trimesh
 from scipy.optimize import nnls
 
 from dss.errors import InputError
-from dss.mesh import enclosing_ball, load_mesh, surface_samples
+from dss.geometry.mesh import enclosing_ball, load_mesh, surface_samples
 
 BALL = trimesh.creation.icosphere(3, radius=2.0).apply_translation([1, 2, 3])  # 1,280 faces
 FORMATS = ("obj", "stl", "ply", "off", "glb", "3mf")
@@ -109,7 +109,7 @@ class TestFormats:
 
     def test_demo(self, monkeypatch):
         """The word stands for the generated mesh, here a quicker one; its hash is that of its arrays."""
-        monkeypatch.setattr("dss.demo_mesh.demo_mesh", lambda: BALL)
+        monkeypatch.setattr("dss.geometry.demo_mesh.demo_mesh", lambda: BALL)
         mesh = load_mesh("demo")
         assert mesh.report.watertight and mesh.path == "demo" and mesh.scale == pytest.approx(2 / 0.9)
         assert mesh.sha256 == hashlib.sha256(np.asarray(BALL.vertices).tobytes() + np.asarray(BALL.faces).tobytes()).hexdigest()

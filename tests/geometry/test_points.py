@@ -6,10 +6,10 @@ import pytest
 import torch
 import trimesh
 
-from dss.distance import MeshDistance
 from dss.errors import InputError
-from dss.mesh import load_mesh
-from dss.points import estimate_normals, is_cloud, load_points, sample_points
+from dss.geometry.distance import MeshDistance
+from dss.geometry.mesh import load_mesh
+from dss.geometry.points import estimate_normals, is_cloud, load_points, sample_points
 
 CENTER, SIZE = np.array([40.0, -3.0, 7.0]), 5.0
 
@@ -72,7 +72,7 @@ def test_estimated_normals_point_outwards(box, data):
 
 
 def sample_points_of(mesh: trimesh.Trimesh, count: int):
-    from dss.mesh import Mesh, MeshReport
+    from dss.geometry.mesh import Mesh, MeshReport
 
     report = MeshReport(len(mesh.vertices), len(mesh.faces), 1, 0, 0, ())
     return sample_points(Mesh(mesh.vertices, mesh.faces, np.zeros(3), 1.0, report, "box", ""), count)
@@ -115,7 +115,7 @@ def test_samples_far_from_the_points_know_their_side(box):
 
 def test_beside_a_fold_the_nearest_plane_counts():
     """Two walls at right angles, the solid x < 0 or y < 0: a sample from one wall, far along its normal, is near the other."""
-    from dss.points import PointCloud
+    from dss.geometry.points import PointCloud
 
     heights = np.arange(0.05, 1, 0.1)
     points = np.array([[0, y, z] for y in heights for z in heights] + [[x, 0, z] for x in heights for z in heights])

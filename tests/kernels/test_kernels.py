@@ -15,14 +15,14 @@ from torch.utils import cpp_extension
 from dss import ops
 from dss.fields import build
 from dss.fields.dual_shell import DualShellSettings
-from dss.shell import DualShell
+from dss.shell.dual_shell import DualShell
 from kernels import build as kernels
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 needs_gcc = pytest.mark.skipif(shutil.which("g++") is None, reason="no compiler")
 USE = """
 import torch
-from dss.shell import DualShell
+from dss.shell.dual_shell import DualShell
 shell = DualShell(torch.zeros(1, 3), torch.tensor([0.2]), torch.tensor([0.3]))
 print(shell.owner(torch.tensor([[0.25, 0, 0], [0.5, 0, 0]]), "relative").tolist())
 """
@@ -41,7 +41,7 @@ def copied(tmp_path: Path) -> Path:
 
 
 def test_import_needs_no_compiler_and_builds_nothing():
-    code = "import dss.shell, dss.ops, dss.tracing, dss.fields, sys; print('kernels.build' in sys.modules)"
+    code = "import dss.shell.dual_shell, dss.ops, dss.rendering.tracing, dss.fields, sys; print('kernels.build' in sys.modules)"
     assert python(code).stdout.split() == ["False"]
 
 
@@ -99,7 +99,7 @@ import torch
 from dss import ops
 from dss.fields import build
 from dss.fields.dual_shell import DualShellSettings
-from dss.shell import DualShell
+from dss.shell.dual_shell import DualShell
 torch.manual_seed(0)
 shell = DualShell(torch.rand(70, 3) - 0.5, torch.full((70,), 0.1), torch.full((70,), 0.16))
 field = build(DualShellSettings(latent=4), shell.geometry).cuda()
@@ -164,7 +164,7 @@ def warp(tmp_path_factory) -> ctypes.CDLL:
         pytest.skip("no compiler")
     library = tmp_path_factory.mktemp("warp") / "warp.so"
     flags = ["-std=c++20", "-O2", "-fPIC", "-shared", "-Wall", "-Wno-unknown-pragmas", "-Werror"]
-    subprocess.run(["g++", *flags, str(ROOT / "tests" / "emulated_warp.cpp"), "-o", str(library)], check=True)
+    subprocess.run(["g++", *flags, str(ROOT / "tests" / "kernels" / "emulated_warp.cpp"), "-o", str(library)], check=True)
     loaded = ctypes.CDLL(str(library))
     pointer = ctypes.c_void_p
     loaded.emulated_field.argtypes = [pointer, Network, ctypes.c_bool, ctypes.c_int, pointer, pointer, pointer, pointer]

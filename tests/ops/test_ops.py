@@ -9,16 +9,18 @@ import pytest
 import torch
 from torch.nn.functional import normalize
 
-from dss import ops, tracing, twins
-from dss.distance import MeshDistance
+from dss import ops
 from dss.errors import InputError
 from dss.fields import build
 from dss.fields.base import Field
 from dss.fields.dual_shell import DualShellSettings
-from dss.mesh import load_mesh, surface_samples
-from dss.rays import fibonacci
-from dss.shell import DualShell
-from dss.shell_files import read_h5
+from dss.geometry.distance import MeshDistance
+from dss.geometry.mesh import load_mesh, surface_samples
+from dss.ops import reference as twins
+from dss.rendering import tracing
+from dss.rendering.cameras import fibonacci
+from dss.shell.dual_shell import DualShell
+from dss.shell.io import read_h5
 from kernels import build as kernels
 
 RULES = {"every": 0, "smallest": 1, "relative": 2}

@@ -3,16 +3,16 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from views import ball_model, pinhole
 
 from dss.errors import InputError
-from dss.image_metrics import psnr
-from dss.mesher import extract
-from dss.shell import DualShell
-from dss.views.config import RenderConfig, SamplerConfig
-from dss.views.dual import SPARE, ModelField, mend, shell_of_model
-from dss.views.rendering import render_picture
-from dss.views.samplers import Shell, Uniform
+from dss.evaluation.images import psnr
+from dss.reconstruction.config import RenderConfig, SamplerConfig
+from dss.reconstruction.model_shell import SPARE, ModelField, mend, shell_of_model
+from dss.reconstruction.samplers.base import Shell, Uniform
+from dss.reconstruction.volume_rendering import render_picture
+from dss.rendering.isosurface import extract
+from dss.shell.dual_shell import DualShell
+from tests.helpers import ball_model, pinhole
 
 BALLS = ((0.0, 0.0, 0.0, 0.45), (0.6, 0.0, 0.0, 0.03))  # the second is too thin for inner spheres: 0.03 < the band
 CONFIG = SamplerConfig(method="shell", spheres=24, resolution=64, eps=1e-2, step=0.01, after=0)
@@ -27,7 +27,7 @@ def model():
 def shell(model) -> DualShell:
     """From the spheres that a cover, which tests/test_cover.py tests, would at least find."""
     with pytest.MonkeyPatch.context() as quicker:
-        quicker.setattr("dss.views.dual.cover", lambda *_: (np.zeros((1, 3)), np.array([0.44]), np.array([0.455])))
+        quicker.setattr("dss.reconstruction.dual.cover", lambda *_: (np.zeros((1, 3)), np.array([0.44]), np.array([0.455])))
         return shell_of_model(model, CONFIG)
 
 
@@ -78,7 +78,7 @@ def test_a_model_without_a_surface():
 
 def test_the_sampler_builds_its_shells_on_time(model, monkeypatch):
     built, shell = [], DualShell(torch.zeros(1, 3), torch.ones(1), torch.ones(1))
-    monkeypatch.setattr("dss.views.dual.shell_of_model", lambda *_: built.append(step) or shell)
+    monkeypatch.setattr("dss.reconstruction.model_shell.shell_of_model", lambda *_: built.append(step) or shell)
     sampler = Shell(replace(CONFIG, after=10, rebuild=5))
     for step in range(18):
         sampler.prepare(model, step, torch.Generator())

@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 
 from dss.errors import InputError
-from dss.views.datasets import read_image, scene_views
+from dss.reconstruction.nerf_synthetic import read_image, scene_views
 
 
 def test_views(scene):

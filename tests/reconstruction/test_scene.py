@@ -6,16 +6,16 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from views import CENTER, RADIUS, ball_model, ball_pixels, cameras, pinhole, write_synthetic
 
 from dss.errors import InputError
-from dss.views.cameras import Frame
-from dss.views.config import RenderConfig, SamplerConfig
-from dss.views.config import SceneConfig as Config
-from dss.views.hull import focus
-from dss.views.rendering import render_picture
-from dss.views.samplers import Uniform
-from dss.views.scene import load_scene
+from dss.reconstruction.cameras import Frame
+from dss.reconstruction.config import RenderConfig, SamplerConfig
+from dss.reconstruction.config import SceneConfig as Config
+from dss.reconstruction.samplers.base import Uniform
+from dss.reconstruction.scene import load_scene
+from dss.reconstruction.visual_hull import focus
+from dss.reconstruction.volume_rendering import render_picture
+from tests.helpers import CENTER, RADIUS, ball_model, ball_pixels, cameras, pinhole, write_synthetic
 
 
 @pytest.fixture

@@ -9,7 +9,6 @@ import pytest
 import torch
 import trimesh
 from scipy.ndimage import map_coordinates
-from views import SMALL, write_synthetic
 
 import eval
 import eval_ssim
@@ -17,15 +16,16 @@ import render
 import train as train_script
 from dss import cli
 from dss.errors import InputError
-from dss.shell import DualShell
-from dss.views.config import SamplerConfig, SceneConfig, TrainConfig, ViewsConfig
-from dss.views.models import Shaded
-from dss.views.rendering import Rendered
-from dss.views.run import is_views, load_views_run, save_run
-from dss.views.scene import load_scene
-from dss.views.training import Training, bilinear, losses, schedule, train
+from dss.reconstruction.config import SamplerConfig, SceneConfig, TrainConfig, ViewsConfig
+from dss.reconstruction.models.base import Shaded
+from dss.reconstruction.run import is_views, load_views_run, save_run
+from dss.reconstruction.scene import load_scene
+from dss.reconstruction.training import Training, bilinear, losses, schedule, train
+from dss.reconstruction.volume_rendering import Rendered
+from dss.shell.dual_shell import DualShell
+from tests.helpers import SMALL, write_synthetic
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 CPU = torch.device("cpu")
 
 
@@ -47,7 +47,7 @@ def config(synthetic) -> ViewsConfig:
 @pytest.fixture(autouse=True)
 def quick_shell(monkeypatch):
     """Building the shell of a model takes seconds; tests/test_views_dual.py does it."""
-    monkeypatch.setattr("dss.views.dual.shell_of_model", lambda *_: DualShell(torch.zeros(1, 3), torch.tensor([0.2]), torch.tensor([0.9])))
+    monkeypatch.setattr("dss.reconstruction.model_shell.shell_of_model", lambda *_: DualShell(torch.zeros(1, 3), torch.tensor([0.2]), torch.tensor([0.9])))
 
 
 def state(training: Training) -> dict[str, torch.Tensor]:

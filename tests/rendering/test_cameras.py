@@ -7,7 +7,7 @@ import torch
 from scipy.spatial.transform import Rotation
 
 from dss.errors import InputError
-from dss.rays import Camera, fibonacci, look_at, nerf_cameras, paper_cameras, turntable
+from dss.rendering.cameras import Camera, fibonacci, look_at, nerf_cameras, paper_cameras, turntable
 
 
 def test_rays_are_unit_and_pixel_centred():

@@ -3,7 +3,7 @@ import pytest
 from PIL import Image
 
 from dss.errors import InputError
-from dss.pictures import ALARM, RISING, Scale, colorized, contact_sheet, headlight, normal_map, save_png, studio, ticks
+from dss.rendering.images import ALARM, RISING, Scale, colorized, contact_sheet, headlight, normal_map, save_png, studio, ticks
 
 
 def ball(size=32):

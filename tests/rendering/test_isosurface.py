@@ -7,11 +7,11 @@ import torch
 import trimesh
 from skimage.measure import marching_cubes
 
-from dss import mesher
 from dss.errors import InputError
 from dss.fields.base import Field
-from dss.mesher import export, extract
-from dss.shell import DualShell
+from dss.rendering import isosurface as mesher
+from dss.rendering.isosurface import export, extract
+from dss.shell.dual_shell import DualShell
 
 
 class Analytic(Field):
@@ -164,7 +164,7 @@ def test_export_to_a_full_disk(tmp_path):
     code = """
 import resource, signal, sys, numpy, trimesh
 from dss.errors import InputError
-from dss.mesher import export
+from dss.rendering.isosurface import export
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
 try:
@@ -179,9 +179,9 @@ except InputError as error:
 def test_memory_at_512():
     code = """
 import resource, torch
-from dss.mesher import extract
-from dss.shell import DualShell
-from tests.test_mesher import Analytic, ball
+from dss.rendering.isosurface import extract
+from dss.shell.dual_shell import DualShell
+from tests.rendering.test_isosurface import Analytic, ball
 mesh = extract(Analytic(ball, DualShell(torch.zeros(1, 3), torch.tensor([0.69]), torch.tensor([0.71]))), 512)
 assert mesh.is_watertight
 print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)

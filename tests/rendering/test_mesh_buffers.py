@@ -3,10 +3,10 @@ import pytest
 import torch
 import trimesh
 
-from dss import truth
-from dss.distance import MeshDistance
-from dss.rays import paper_cameras, turntable
-from dss.truth import cached, corner_normals, see
+from dss.geometry.distance import MeshDistance
+from dss.rendering import mesh_buffers as truth
+from dss.rendering.cameras import paper_cameras, turntable
+from dss.rendering.mesh_buffers import cached, corner_normals, see
 
 
 @pytest.fixture(scope="module")

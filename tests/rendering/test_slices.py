@@ -1,11 +1,11 @@
 import numpy as np
 import pytest
 import torch
-from test_tracing import Analytic, box, shell_of, sphere
+from tests.rendering.test_tracing import Analytic, box, shell_of, sphere
 
 from dss.errors import InputError
-from dss.pictures import INK
-from dss.slices import INNER, INTERLAYER, REACH, Plane, draw_shell, draw_slice, planes
+from dss.rendering.images import INK
+from dss.rendering.slices import INNER, INTERLAYER, REACH, Plane, draw_shell, draw_slice, planes
 
 
 def dark(image):

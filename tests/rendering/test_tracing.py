@@ -3,13 +3,13 @@ import pytest
 import torch
 import trimesh
 
-from dss.distance import MeshDistance
 from dss.errors import InputError
 from dss.fields.base import Field
 from dss.fields.mesh import MeshField
-from dss.rays import turntable
-from dss.shell import DualShell
-from dss.tracing import trace
+from dss.geometry.distance import MeshDistance
+from dss.rendering.cameras import turntable
+from dss.rendering.tracing import trace
+from dss.shell.dual_shell import DualShell
 
 
 class Analytic(Field):

@@ -1,9 +1,9 @@
 import pytest
 import torch
-from test_tracing import Analytic, box, camera_rays, shell_of, sphere, torus
+from tests.rendering.test_tracing import Analytic, box, camera_rays, shell_of, sphere, torus
 
-from dss.tracing import trace
-from dss.tracing_paper import EPSILON, PROBE, trace_exact, trace_paper
+from dss.rendering.tracing import trace
+from dss.rendering.tracing_paper import EPSILON, PROBE, trace_exact, trace_paper
 
 
 def reference(field, origin, direction):

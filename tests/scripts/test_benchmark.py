@@ -11,8 +11,8 @@ from torch.nn.functional import normalize
 from dss import ops
 from dss.fields import build
 from dss.fields.dual_shell import DualShellSettings
-from dss.mesher import extract
-from dss.shell import DualShell
+from dss.rendering.isosurface import extract
+from dss.shell.dual_shell import DualShell
 from scripts import benchmark
 
 PAPER = {"local": False, "octaves": 6, "activation": "leaky_relu", "output": "tanh", "owner": "smallest"}

@@ -4,13 +4,13 @@ import sys
 
 import pytest
 
-from dss.distance import MeshDistance
-from dss.enclosure import build_shell
-from dss.mesh import load_mesh
-from dss.rays import fibonacci
+from dss.geometry.distance import MeshDistance
+from dss.geometry.mesh import load_mesh
+from dss.rendering.cameras import fibonacci
 from dss.run import Run
-from dss.shell import DualShell
-from dss.spheres import farthest
+from dss.shell.certify import build_shell
+from dss.shell.dual_shell import DualShell
+from dss.shell.farthest import farthest
 from scripts.check_tracing import compare, main
 
 

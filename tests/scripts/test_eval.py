@@ -10,17 +10,17 @@ import numpy as np
 import pytest
 import torch
 import trimesh
+from tests.evaluation.test_geometry import KEYS, fewer_points  # noqa: F401, a fixture for all tests here
 
 from dss.config import Config, MeshConfig
 from dss.errors import InputError
 from dss.fields import build
 from dss.fields.dual_shell import DualShellSettings
-from dss.mesh import load_mesh
+from dss.geometry.mesh import load_mesh
 from dss.run import Source, open_folder, save_field
-from dss.shell import DualShell
-from tests.test_metrics import KEYS, fewer_points  # noqa: F401, a fixture for all tests here
+from dss.shell.dual_shell import DualShell
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 CENTER, SIZE = np.array([500.0, -20.0, 3.0]), 40.0
 
 

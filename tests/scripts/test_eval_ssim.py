@@ -8,7 +8,7 @@ from skimage import metrics
 
 import eval_ssim
 from dss import cli
-from dss.views.datasets import read_image
+from dss.reconstruction.nerf_synthetic import read_image
 
 
 @pytest.fixture(autouse=True)

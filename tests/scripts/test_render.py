@@ -11,9 +11,9 @@ from dss import cli
 from dss.config import Config
 from dss.fields import build
 from dss.fields.dual_shell import DualShellSettings
-from dss.pictures import ALARM
+from dss.rendering.images import ALARM
 from dss.run import Source, save_field
-from dss.shell import DualShell
+from dss.shell.dual_shell import DualShell
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ import pytest
 import torch
 import trimesh
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 SMALL = ["spheres.method=farthest", "spheres.count=48", "spheres.resolution=64", "samples.count=40000",
          "field.width=48", "field.latent=8", "fit.epochs=24", "fit.resample=12", "fit.batch=2048", "fit.checkpoint=2"]  # fmt: skip
 

@@ -6,11 +6,11 @@ import torch
 import trimesh
 from scipy.spatial.distance import cdist
 
-from dss.distance import MeshDistance
-from dss.enclosure import build_shell, certify, nearest_sphere, solid
-from dss.mesh import load_mesh, surface_samples
-from dss.shell import DualShell
-from dss.shell_files import read_h5
+from dss.geometry.distance import MeshDistance
+from dss.geometry.mesh import load_mesh, surface_samples
+from dss.shell.certify import build_shell, certify, nearest_sphere, solid
+from dss.shell.dual_shell import DualShell
+from dss.shell.io import read_h5
 
 SHELLS = [("252119", 512), ("53159", 128), ("96481", 512)]  # thin, solid, with holes; scripts/compare_shells.py does all
 

@@ -4,12 +4,12 @@ import numpy as np
 import pytest
 import trimesh
 
-from dss.cover import cover
-from dss.distance import MeshDistance
-from dss.enclosure import build_shell, certify, solid
 from dss.errors import InputError
-from dss.mesh import load_mesh
-from dss.shell_files import read_h5
+from dss.geometry.distance import MeshDistance
+from dss.geometry.mesh import load_mesh
+from dss.shell.certify import build_shell, certify, solid
+from dss.shell.cover import cover
+from dss.shell.io import read_h5
 
 
 @pytest.fixture(scope="module")
@@ -20,8 +20,8 @@ def box() -> MeshDistance:
 
 @pytest.fixture
 def quick(monkeypatch):
-    monkeypatch.setattr("dss.cover.DENSE", 50_000)
-    monkeypatch.setattr("dss.cover.ROUNDS", 4)
+    monkeypatch.setattr("dss.shell.cover.DENSE", 50_000)
+    monkeypatch.setattr("dss.shell.cover.ROUNDS", 4)
 
 
 @pytest.mark.parametrize("count", [1, 5, 60])

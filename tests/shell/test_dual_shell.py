@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from dss.shell import DualShell
+from dss.shell.dual_shell import DualShell
 
 
 @pytest.fixture

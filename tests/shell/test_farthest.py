@@ -5,11 +5,11 @@ import pytest
 import trimesh
 from scipy.spatial.distance import cdist
 
-from dss.distance import MeshDistance
 from dss.errors import InputError
-from dss.mesh import load_mesh
-from dss.shell_files import read_h5
-from dss.spheres import farthest
+from dss.geometry.distance import MeshDistance
+from dss.geometry.mesh import load_mesh
+from dss.shell.farthest import farthest
+from dss.shell.io import read_h5
 
 MESHES = ["252119", "53159", "96481"]  # thin, solid, with holes; scripts/compare_shells.py does all
 

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from dss.errors import InputError
-from dss.shell import DualShell
-from dss.shell_files import read_h5, write_h5
+from dss.shell.dual_shell import DualShell
+from dss.shell.io import read_h5, write_h5
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from dss.views.config import ModelConfig, SamplerConfig
+from dss.reconstruction.config import ModelConfig, SamplerConfig
 
 CHUNK = 1 << 17  # points per evaluation: bounds memory
 
@@ -102,8 +102,8 @@ def inverse_cdf(t: Tensor, weight: Tensor, count: int, label: Tensor, generator:
 
 def build_model(config: ModelConfig) -> Model:
     """The model that the configuration names, freshly initialised."""
-    from dss.views.neus import NeuS
-    from dss.views.unisurf import UNISURF
-    from dss.views.volsdf import VolSDF
+    from dss.reconstruction.models.neus import NeuS
+    from dss.reconstruction.models.unisurf import UNISURF
+    from dss.reconstruction.models.volsdf import VolSDF
 
     return {"neus": NeuS, "volsdf": VolSDF, "unisurf": UNISURF}[config.method](config)

@@ -9,10 +9,10 @@ import math
 import torch
 from torch import Tensor, nn
 
-from dss.views.config import ModelConfig, SamplerConfig
-from dss.views.models import Model, Shaded, differentiated, inverse_cdf
-from dss.views.networks import ColourNetwork, DistanceNetwork
-from dss.views.packed import exclusive_transmittance
+from dss.reconstruction.config import ModelConfig, SamplerConfig
+from dss.reconstruction.intervals import exclusive_transmittance
+from dss.reconstruction.models.base import Model, Shaded, differentiated, inverse_cdf
+from dss.reconstruction.networks import ColourNetwork, DistanceNetwork
 
 TINY = 1e-5  # keeps the quotient finite deep in the solid
 FIRST_SHARPNESS = 64.0  # of the first round of up-sampling; doubled in each

@@ -9,9 +9,9 @@ import math
 import torch
 from torch import Tensor
 
-from dss.views.config import ModelConfig, SamplerConfig
-from dss.views.models import Model, Shaded, differentiated
-from dss.views.networks import ColourNetwork, DistanceNetwork
+from dss.reconstruction.config import ModelConfig, SamplerConfig
+from dss.reconstruction.models.base import Model, Shaded, differentiated
+from dss.reconstruction.networks import ColourNetwork, DistanceNetwork
 
 STEEP = 10.0  # of the sigmoid
 MEMORY = 0.99  # of the mean slope, per step

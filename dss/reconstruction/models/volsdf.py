@@ -8,10 +8,10 @@ import math
 import torch
 from torch import Tensor, nn
 
-from dss.views.config import ModelConfig, SamplerConfig
-from dss.views.models import Model, Shaded, differentiated, inverse_cdf
-from dss.views.networks import ColourNetwork, DistanceNetwork
-from dss.views.packed import exclusive_transmittance
+from dss.reconstruction.config import ModelConfig, SamplerConfig
+from dss.reconstruction.intervals import exclusive_transmittance
+from dss.reconstruction.models.base import Model, Shaded, differentiated, inverse_cdf
+from dss.reconstruction.networks import ColourNetwork, DistanceNetwork
 
 LEAST_BETA = 1e-4
 ERROR = 0.1  # of the opacity along a ray, that the samples must bound

@@ -14,11 +14,11 @@ import torch
 from torch import Tensor, nn
 
 from dss import ops
-from dss.shell import DualShell
-from dss.views.cameras import Pinhole
-from dss.views.config import SamplerConfig
-from dss.views.models import Model
-from dss.views.packed import Sections, between, divide, union
+from dss.reconstruction.cameras import Pinhole
+from dss.reconstruction.config import SamplerConfig
+from dss.reconstruction.intervals import Sections, between, divide, union
+from dss.reconstruction.models.base import Model
+from dss.shell.dual_shell import DualShell
 
 
 class Sampler(nn.Module, ABC):
@@ -127,7 +127,7 @@ class Shell(Sampler):
             self.finish(model, step, generator)
 
     def finish(self, model: Model, step: int, generator: torch.Generator) -> None:
-        from dss.views.dual import shell_of_model  # with the libraries for meshes, which rendering does not need
+        from dss.reconstruction.model_shell import shell_of_model  # with the libraries for meshes, which rendering does not need
 
         self.shell = shell_of_model(model, self.config).to(model.device)
 
@@ -155,6 +155,6 @@ def _no_intervals(device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
 
 def build_sampler(config: SamplerConfig) -> Sampler:
     """The sampler that the configuration names."""
-    from dss.views.sphere_cloud import SphereCloud
+    from dss.reconstruction.samplers.sphere_cloud import SphereCloud
 
     return {"uniform": Uniform, "occupancy": Occupancy, "shell": Shell, "sphere_cloud": SphereCloud}[config.method](config)

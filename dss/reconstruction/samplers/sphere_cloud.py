@@ -10,14 +10,15 @@ import torch
 from torch import Tensor
 from torch.optim.adam import adam
 
-from dss import ops, twins
+from dss import ops
 from dss.errors import InputError
-from dss.shell import DualShell
-from dss.views.cameras import Pinhole
-from dss.views.config import SamplerConfig
-from dss.views.models import Model
-from dss.views.packed import Sections, between, union
-from dss.views.samplers import Sampler
+from dss.ops import reference as twins
+from dss.reconstruction.cameras import Pinhole
+from dss.reconstruction.config import SamplerConfig
+from dss.reconstruction.intervals import Sections, between, union
+from dss.reconstruction.models.base import Model
+from dss.reconstruction.samplers.base import Sampler
+from dss.shell.dual_shell import DualShell
 
 NEIGHBOURS = 10  # that may push a centre
 REACH = 2.0  # radii within which they do

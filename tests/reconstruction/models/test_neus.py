@@ -2,12 +2,12 @@ import math
 
 import pytest
 import torch
-from views import SMALL, ball_model
 
-from dss.views.config import ModelConfig, SamplerConfig
-from dss.views.models import build_model, inverse_cdf
-from dss.views.networks import Hash
-from dss.views.packed import Sections, weights
+from dss.reconstruction.config import ModelConfig, SamplerConfig
+from dss.reconstruction.intervals import Sections, weights
+from dss.reconstruction.models.base import build_model, inverse_cdf
+from dss.reconstruction.networks import Hash
+from tests.helpers import SMALL, ball_model
 
 HASH = ModelConfig(encoding="hash", levels=4, table=10, base=4, growth=1.6, layers=1, width=64, skip=0, feature=8, colour_layers=1)
 

@@ -2,14 +2,14 @@ import math
 
 import pytest
 import torch
-from views import SMALL, Balls, Normals
 
-from dss.views.config import ModelConfig, SamplerConfig
-from dss.views.models import build_model
-from dss.views.rendering import render_rays
-from dss.views.samplers import Uniform
-from dss.views.training import smoothness
-from dss.views.unisurf import MEMORY, UNISURF
+from dss.reconstruction.config import ModelConfig, SamplerConfig
+from dss.reconstruction.models.base import build_model
+from dss.reconstruction.models.unisurf import MEMORY, UNISURF
+from dss.reconstruction.samplers.base import Uniform
+from dss.reconstruction.training import smoothness
+from dss.reconstruction.volume_rendering import render_rays
+from tests.helpers import SMALL, Balls, Normals
 
 CONFIG = SamplerConfig(coarse=48, fine=24, rounds=8)
 

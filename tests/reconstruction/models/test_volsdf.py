@@ -2,12 +2,12 @@ import math
 
 import pytest
 import torch
-from views import SMALL, Balls, Normals
 
-from dss.views.config import ModelConfig, SamplerConfig
-from dss.views.models import build_model
-from dss.views.packed import weights
-from dss.views.volsdf import ERROR, LEAST_BETA, VolSDF, density, error_bound, least_beta
+from dss.reconstruction.config import ModelConfig, SamplerConfig
+from dss.reconstruction.intervals import weights
+from dss.reconstruction.models.base import build_model
+from dss.reconstruction.models.volsdf import ERROR, LEAST_BETA, VolSDF, density, error_bound, least_beta
+from tests.helpers import SMALL, Balls, Normals
 
 
 def ball_model(beta: float) -> VolSDF:

@@ -4,14 +4,14 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from views import ball_model, pinhole
 
-from dss.image_metrics import psnr
-from dss.shell import DualShell
-from dss.views.config import RenderConfig, SamplerConfig
-from dss.views.neus import TINY
-from dss.views.rendering import render_picture, render_rays, render_stopped
-from dss.views.samplers import Occupancy, Shell, Uniform, build_sampler
+from dss.evaluation.images import psnr
+from dss.reconstruction.config import RenderConfig, SamplerConfig
+from dss.reconstruction.models.neus import TINY
+from dss.reconstruction.samplers.base import Occupancy, Shell, Uniform, build_sampler
+from dss.reconstruction.volume_rendering import render_picture, render_rays, render_stopped
+from dss.shell.dual_shell import DualShell
+from tests.helpers import ball_model, pinhole
 
 CONFIG = SamplerConfig(coarse=64, fine=64, step=0.01, grid=64)
 WHITE = torch.ones(3)

@@ -2,14 +2,14 @@ import math
 
 import pytest
 import torch
-from views import ball_model, pinhole
 
 from dss.errors import InputError
-from dss.image_metrics import psnr
-from dss.views.config import RenderConfig, SamplerConfig
-from dss.views.rendering import render_picture, render_rays
-from dss.views.samplers import Uniform, build_sampler
-from dss.views.sphere_cloud import NEIGHBOURS, SphereCloud, repulsion, spread
+from dss.evaluation.images import psnr
+from dss.reconstruction.config import RenderConfig, SamplerConfig
+from dss.reconstruction.samplers.base import Uniform, build_sampler
+from dss.reconstruction.samplers.sphere_cloud import NEIGHBOURS, SphereCloud, repulsion, spread
+from dss.reconstruction.volume_rendering import render_picture, render_rays
+from tests.helpers import ball_model, pinhole
 
 CONFIG = SamplerConfig(method="sphere_cloud", spheres=400, coarse=32, fine=32, after=10, wander=4, resample=8, sphere_rate=1e-2)
 WHITE = torch.ones(3)

@@ -1,0 +1,1 @@
+"""What is given: meshes, point clouds, distances to them."""

@@ -1,0 +1,1 @@
+"""What cameras see of fields and meshes, and meshes from fields."""
