@@ -6,12 +6,12 @@ import pytest
 import torch
 from PIL import Image
 from skimage import metrics
-from tests.rendering.test_tracing import Analytic, sphere
 
 from dss.evaluation.images import compare_frames, compare_images, load_lpips, mean, psnr, ssim_gray, ssim_rgb
 from dss.rendering.buffers import render
 from dss.rendering.cameras import turntable
 from dss.rendering.images import save_png
+from tests.rendering.test_tracing import Analytic, sphere
 
 
 @pytest.fixture

@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 import torch
 import trimesh
-from tests.evaluation.test_geometry import fewer_points  # noqa: F401, a fixture
 
 from dss.config import Config, load_config
 from dss.errors import InputError
@@ -17,6 +16,7 @@ from dss.fields import build
 from dss.fields.deepsdf import DeepSdfSettings
 from dss.fitting.fit import split
 from dss.geometry.points import load_points
+from tests.evaluation.test_geometry import fewer_points  # noqa: F401, a fixture
 
 ROOT = Path(__file__).resolve().parents[2]
 CONFIG = ROOT / "configs" / "deepsdf_points.yaml"

@@ -1,9 +1,9 @@
 import pytest
 import torch
-from tests.rendering.test_tracing import Analytic, box, camera_rays, shell_of, sphere, torus
 
 from dss.rendering.tracing import trace
 from dss.rendering.tracing_paper import EPSILON, PROBE, trace_exact, trace_paper
+from tests.rendering.test_tracing import Analytic, box, camera_rays, shell_of, sphere, torus
 
 
 def reference(field, origin, direction):
