@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dss.config import SamplesConfig
+from dss.config import SamplesSettings
 from dss.errors import InputError
 from dss.shell.dual_shell import DualShell
 
@@ -34,12 +34,15 @@ class Samples:
     def __len__(self) -> int:
         return len(self.points)
 
+    def __getitem__(self, index: Tensor) -> "Samples":
+        return Samples(self.points[index], self.owner[index], self.sdf[index])
+
     def to(self, device: torch.device) -> "Samples":
         return Samples(self.points.to(device), self.owner.to(device), self.sdf.to(device))
 
 
 def draw_samples(
-    mesh: "Mesh", distance: "MeshDistance", shell: DualShell | None, config: SamplesConfig, owner_rule: str, seed: int
+    mesh: "Mesh", distance: "MeshDistance", shell: DualShell | None, config: SamplesSettings, owner_rule: str, seed: int
 ) -> Samples:
     """One round of samples, the same for the same seed.
 
@@ -55,7 +58,7 @@ def draw_samples(
 
 
 def _pairs(
-    mesh: "Mesh", distance: "MeshDistance", shell: DualShell, config: SamplesConfig, _rule: str, generator: np.random.Generator
+    mesh: "Mesh", distance: "MeshDistance", shell: DualShell, config: SamplesSettings, _rule: str, generator: np.random.Generator
 ) -> Samples:
     """The paper's three techniques; every sphere whose enlarged outer ball contains a point learns it."""
     reach = shell.outer_radii + PROBE
@@ -84,7 +87,7 @@ def _pairs(
 
 
 def _partition(
-    mesh: "Mesh", distance: "MeshDistance", shell: DualShell, config: SamplesConfig, rule: str, generator: np.random.Generator
+    mesh: "Mesh", distance: "MeshDistance", shell: DualShell, config: SamplesSettings, rule: str, generator: np.random.Generator
 ) -> Samples:
     """Every point has the one owner that will answer for it: mostly surface points moved by a fraction of the shell's
     thickness there, the rest uniform in the interlayer."""
@@ -100,14 +103,14 @@ def _partition(
 
 
 def _importance(
-    mesh: "Mesh", distance: "MeshDistance", shell: DualShell | None, config: SamplesConfig, _rule: str, generator: np.random.Generator
+    mesh: "Mesh", distance: "MeshDistance", shell: DualShell | None, config: SamplesSettings, _rule: str, generator: np.random.Generator
 ) -> Samples:
     """Points drawn, with replacement, from ten times as many uniform ones; and a share of the uniform ones themselves."""
     reach = NEGLIGIBLE / config.focus
     pool = _tensor(2 * generator.random((10 * config.count, 3), np.float32) - 1)
     sdf = distance.sdf(pool, reach).cpu()
     chances = torch.exp(-config.focus * sdf.abs()).double().where(sdf.abs() < reach, 0).cumsum(0)
-    uniform = round(config.uniform * config.count)
+    uniform = round(config.uniform_share * config.count)
     drawn = torch.from_numpy(generator.random(config.count - uniform)) * chances[-1]
     index = torch.cat([torch.searchsorted(chances, drawn, right=True), torch.arange(uniform)])
     points, sdf = pool[index], sdf[index]
@@ -116,7 +119,7 @@ def _importance(
 
 
 def _near(
-    mesh: "Mesh", distance: "MeshDistance", shell: DualShell | None, config: SamplesConfig, _rule: str, generator: np.random.Generator
+    mesh: "Mesh", distance: "MeshDistance", shell: DualShell | None, config: SamplesSettings, _rule: str, generator: np.random.Generator
 ) -> Samples:
     """Two fifths of the points on the surface, two fifths moved from it by N(0, spread) per axis, one fifth uniform in the cube."""
     part = config.count // 5
