@@ -149,7 +149,8 @@ def iou(first: np.ndarray, second: np.ndarray) -> float:
 def load_prediction(path: Path | str, truth: Mesh) -> trimesh.Trimesh:
     """A mesh file, such as any codec's output, in the frame of `truth`, whose units it shares. Raises InputError as `load_mesh`."""
     mesh = load_mesh(path)
-    return trimesh.Trimesh((mesh.to_input(mesh.vertices) - truth.center) / truth.scale, mesh.faces, process=False)
+    vertices = truth.similarity.inverse(mesh.similarity.apply(mesh.vertices))
+    return trimesh.Trimesh(vertices, mesh.faces, process=False)
 
 
 def average(rows: Iterable[dict]) -> dict[str, float]:

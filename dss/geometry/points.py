@@ -14,6 +14,7 @@ from scipy.spatial import cKDTree
 from dss.errors import InputError
 from dss.fitting.samples import Samples
 from dss.geometry.mesh import Mesh, enclosing_ball, surface_samples
+from dss.geometry.similarity import Similarity
 
 FORMATS = (".pts", ".xyz", ".ply")
 LEAST = 30  # points that make a cloud
@@ -25,13 +26,12 @@ HEADER = re.compile(rb"ply\b.*?\nend_header", re.S)
 class PointCloud:
     """Points of a surface in the normalised frame: their smallest enclosing ball is centred at the origin.
 
-    points, normals (n, 3) float64, the normals unit and outward; input coordinates = normalised * scale + center.
+    points, normals (n, 3) float64, the normals unit and outward.
     """
 
     points: np.ndarray
     normals: np.ndarray
-    center: np.ndarray  # (3,) float64, in the input's units
-    scale: float  # input units per normalised unit
+    similarity: Similarity  # from the normalised frame to the input's units
     estimated: bool  # the normals are not the file's
     path: str
     sha256: str  # of the file's bytes
@@ -112,7 +112,8 @@ def load_points(path: Path | str, radius: float = 0.9, normals: str = "auto") ->
     estimated = given is None or normals == "estimated"
     found = estimate_normals(points) if estimated else given
     sha256 = hashlib.sha256(content).hexdigest()
-    return PointCloud(points, found, middle + size * center, size * reach / radius, estimated, str(path), sha256)
+    similarity = Similarity(tuple((middle + size * center).tolist()), size * reach / radius)
+    return PointCloud(points, found, similarity, estimated, str(path), sha256)
 
 
 def sample_points(mesh: Mesh, count: int, seed: int = 0) -> PointCloud:
@@ -121,7 +122,7 @@ def sample_points(mesh: Mesh, count: int, seed: int = 0) -> PointCloud:
     corner = mesh.vertices[mesh.faces[face]]
     normal = np.cross(corner[:, 1] - corner[:, 0], corner[:, 2] - corner[:, 0])
     normal /= np.linalg.norm(normal, axis=1, keepdims=True)
-    return PointCloud(points, normal, mesh.center, mesh.scale, False, mesh.path, mesh.sha256)
+    return PointCloud(points, normal, mesh.similarity, False, mesh.path, mesh.sha256)
 
 
 def estimate_normals(points: np.ndarray) -> np.ndarray:

@@ -10,8 +10,10 @@ from dss.errors import InputError
 from dss.geometry.distance import MeshDistance
 from dss.geometry.mesh import load_mesh
 from dss.geometry.points import estimate_normals, is_cloud, load_points, sample_points
+from dss.geometry.similarity import Similarity
 
 CENTER, SIZE = np.array([40.0, -3.0, 7.0]), 5.0
+IDENTITY = Similarity((0.0, 0.0, 0.0), 1.0)
 
 
 def sphere(count: int = 400, seed: int = 0) -> np.ndarray:
@@ -44,7 +46,7 @@ def test_files_with_normals(tmp_path, kind):
     cloud = load_points(path)
     assert not cloud.estimated and np.allclose(cloud.normals, normal, atol=1e-5)
     assert np.linalg.norm(cloud.points, axis=1).max() == pytest.approx(0.9)
-    assert np.allclose(cloud.points * cloud.scale + cloud.center, points, atol=1e-5)
+    assert np.allclose(cloud.similarity.apply(cloud.points), points, atol=1e-5)
 
 
 def test_a_count_in_the_first_line_and_commas(tmp_path):
@@ -75,17 +77,17 @@ def sample_points_of(mesh: trimesh.Trimesh, count: int):
     from dss.geometry.mesh import Mesh, MeshReport
 
     report = MeshReport(len(mesh.vertices), len(mesh.faces), 1, 0, 0, ())
-    return sample_points(Mesh(mesh.vertices, mesh.faces, np.zeros(3), 1.0, report, "box", ""), count)
+    return sample_points(Mesh(mesh.vertices, mesh.faces, IDENTITY, report, "box", ""), count)
 
 
 def test_a_cloud_from_a_mesh_keeps_its_frame(tmp_path, ball):
     ball.copy().apply_transform(trimesh.transformations.scale_and_translate(SIZE, CENTER)).export(tmp_path / "ball.ply")
     mesh = load_mesh(tmp_path / "ball.ply")
     cloud = sample_points(mesh, 500)
-    assert not is_cloud(tmp_path / "ball.ply") and cloud.scale == mesh.scale
+    assert not is_cloud(tmp_path / "ball.ply") and cloud.similarity == mesh.similarity
     assert np.allclose(np.linalg.norm(cloud.points, axis=1), 0.9, atol=1e-3)
     assert (cloud.normals * cloud.points).sum(1).min() > 0.89
-    assert np.abs(np.linalg.norm(cloud.points * cloud.scale + cloud.center - CENTER, axis=1) - 0.9 * SIZE).max() < 0.01
+    assert np.abs(np.linalg.norm(cloud.similarity.apply(cloud.points) - CENTER, axis=1) - 0.9 * SIZE).max() < 0.01
 
 
 def test_samples_of_a_sphere_have_its_exact_distance(data):
@@ -120,7 +122,7 @@ def test_beside_a_fold_the_nearest_plane_counts():
     heights = np.arange(0.05, 1, 0.1)
     points = np.array([[0, y, z] for y in heights for z in heights] + [[x, 0, z] for x in heights for z in heights])
     normals = np.repeat([[1.0, 0, 0], [0, 1, 0]], 100, 0)
-    samples = PointCloud(points, normals, np.zeros(3), 1.0, False, "", "").samples(20, 0.2, 0.0, 0)
+    samples = PointCloud(points, normals, IDENTITY, False, "", "").samples(20, 0.2, 0.0, 0)
     x, y = samples.points[:, 0], samples.points[:, 1]
     clear = (x > 0.1) & (y > 0.1)
     error = (samples.sdf - x.minimum(y))[clear].abs()
