@@ -8,7 +8,8 @@ import torch
 import trimesh
 
 from dss.errors import InputError
-from dss.evaluation.geometry import evaluate, evaluate_cloud, load_prediction
+from dss.evaluation import photos, protocols, renders
+from dss.evaluation.geometry import evaluate, evaluate_cloud, load_prediction, shape_of
 from dss.evaluation.images import SSIM_WINDOW
 from dss.evaluation.protocols import PROTOCOLS, compare
 from dss.fields import Field
@@ -17,8 +18,12 @@ from dss.geometry.mesh import Mesh, load_mesh
 from dss.geometry.similarity import Similarity
 from dss.progress import Progress, silent, tracked
 from dss.rendering.cameras import PAPER_SIZE, PAPER_VIEWS
-from dss.run import MeshRun
+from dss.run import PhotoRun, Run
 from dss.tables import mean_of
+
+PICTURE_COLUMNS = tuple(
+    {column.key: column for module in (protocols, renders, photos) for column in module.COLUMNS}.values()
+)
 
 
 @dataclass(frozen=True)
@@ -30,12 +35,16 @@ class Measured:
     metrics: dict[str, float | dict[str, int]]
 
 
-def measure_run(run: MeshRun, data: str | None = None, resolution: int = 256) -> Measured:
-    """The field's mesh, from `resolution` cells per edge, against what it was fitted to (at `data`, where it has moved).
+def measure_run(run: Run, data: str | None = None, resolution: int = 256) -> Measured:
+    """The run's mesh, from `resolution` cells per edge, against what it was fitted to (at `data`, where it has moved).
 
-    After a fit to a point cloud, `data` may name the true mesh; else the mesh is compared with the points.
+    After a fit to a point cloud, `data` may name the true mesh; else the mesh is compared with the points. A surface
+    from photos has no true mesh: what is known of it is its own shape.
     """
-    truth, mesh = run.load_truth(data), run.surface(resolution)
+    mesh = run.surface(resolution)
+    if isinstance(run, PhotoRun):
+        return Measured(mesh, run.similarity, shape_of(mesh))
+    truth = run.load_truth(data)
     if isinstance(truth, Mesh):
         metrics = evaluate(mesh, truth, run.file, run.field, run.field.device)
     else:
@@ -43,11 +52,21 @@ def measure_run(run: MeshRun, data: str | None = None, resolution: int = 256) ->
     return Measured(mesh, truth.similarity, metrics)
 
 
-def measure_file(path: Path, truth_path: str, device: torch.device | str = "cpu") -> Measured:
-    """A mesh file, such as any codec's output, against the true mesh."""
+def measure_file(path: Path, truth_path: str | None, device: torch.device | str = "cpu") -> Measured:
+    """A mesh file, such as any codec's output, against the true mesh. Raises InputError where none is named."""
+    if not truth_path:
+        raise InputError(f"{path}: a file, not a run folder; to compare meshes, name the true one with --mesh")
     truth = load_mesh(truth_path)
     mesh = load_prediction(path, truth)
     return Measured(mesh, truth.similarity, evaluate(mesh, truth, path, None, device))
+
+
+def decoded(path: str | None, truth: Mesh, device: torch.device | str = "cpu") -> MeshDistance:
+    """The distance to a mesh file, in the frame of the true mesh. Raises InputError where none is named."""
+    if not path:
+        raise InputError(f"--truth-mesh {truth.path}: name the mesh to compare with it by --mesh")
+    mesh = load_prediction(path, truth)
+    return MeshDistance(mesh.vertices, mesh.faces, device)
 
 
 def measure_pictures(
@@ -69,3 +88,19 @@ def measure_pictures(
         rows = list(tracked(compare(protocol, ours, exact, size, views, folder), protocol.name, views, progress))
         result[protocol.name] = {"mean": mean_of(rows), "views": rows}
     return result
+
+
+def protocol_means(name: str, result: dict[str, Any]) -> dict[str, dict[str, float]]:
+    """The mean rows by protocol of what `measure_pictures` returned, under the name of what was measured."""
+    return {f"{name}, {protocol.name}": result[protocol.name]["mean"] for protocol in PROTOCOLS}
+
+
+def with_means(rows: dict[str, dict[str, float]]) -> dict[str, dict[str, float]]:
+    """The rows, followed by the means of those that several runs have by the same protocol."""
+    kinds = {name: name.rpartition(", ")[2] if ", " in name else "photos" for name in rows}
+    means = {}
+    for kind in dict.fromkeys(kinds.values()):
+        own = [row for name, row in rows.items() if kinds[name] == kind]
+        if len(own) > 1:
+            means[f"mean, {kind}"] = mean_of(own)
+    return rows | means
