@@ -4,12 +4,12 @@ import numpy as np
 import pytest
 import torch
 import trimesh
-from tests.rendering.test_isosurface import Analytic, ball_shell
 
 from dss.evaluation import geometry as metrics
 from dss.evaluation.geometry import average, chamfer, evaluate, inside, iou, load_prediction, normal_angles, table
 from dss.geometry.distance import MeshDistance
 from dss.geometry.mesh import load_mesh
+from tests.rendering.test_isosurface import Analytic, ball_shell
 
 KEYS = {
     *("chamfer", "chamfer_floor", "surface_mean", "surface_rms", "surface_max", "normal_error_deg"),
