@@ -30,7 +30,7 @@ class Truth(Field):
 
 @pytest.mark.parametrize(("layers", "count", "kib"), [(1, 512, 109.0), (2, 512, 173.5), (4, 512, 302.5), (2, 128, 118.0), (4, 1024, 376.5)])
 def test_storage_is_that_of_the_published_code(layers, count, kib):
-    # dss.md, section 5: latents, network and 5 floats of geometry per sphere
+    # docs/method.md, section 5: latents, network and 5 floats of geometry per sphere
     field = build(DualShellSettings(layers=layers, **PAPER), random_shell(count).geometry)
     assert sum(field.storage().values()) / 1024 == pytest.approx(kib, abs=0.05)
 
@@ -40,7 +40,7 @@ def test_the_paper_s_network_is_what_its_description_says():
     field = build(DualShellSettings(layers=2, **PAPER), shell.geometry)
     points = torch.rand(50, 3) - 0.5
     owner = torch.randint(7, (50,))
-    for i in range(50):  # one point at a time, straight from section 5
+    for i in range(50):  # one point at a time, straight from docs/method.md, section 5
         v = points[i] - shell.centers[owner[i]]
         sines = [torch.sin(2**k * v[axis]) for axis in range(3) for k in range(6)]
         cosines = [torch.cos(2**k * v[axis]) for axis in range(3) for k in range(6)]
