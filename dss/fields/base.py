@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from dss.geometry.distance import MeshDistance
     from dss.geometry.mesh import Mesh
 
-Geometry = dict[str, Tensor]  # what a field stands on and does not learn, by the names in its state dict
+Geometry = dict[str, Tensor]  # what a field is built on and does not learn, by the names in its state dict
 CHUNK = 1 << 18  # points per evaluation: bounds memory
 
 
@@ -41,7 +41,7 @@ class Field(nn.Module, ABC):
 
     @classmethod
     def build_geometry(cls, mesh: "Mesh", distance: "MeshDistance", config: "MeshConfig") -> Geometry:
-        """What the field stands on and does not learn, such as a shell, taken from the mesh: tensors named `geometry_keys`."""
+        """What the field is built on and does not learn, such as a shell, taken from the mesh: tensors named `geometry_keys`."""
         return {}
 
     @classmethod
@@ -69,7 +69,7 @@ class Field(nn.Module, ABC):
 
     @torch.no_grad()
     def sdf(self, points: Tensor) -> Tensor:
-        """Total signed distance (n,) of points (n, 3): defined everywhere, with the right sign (dss.md, section 8)."""
+        """Total signed distance (n,) of points (n, 3): defined everywhere, with the right sign (docs/method.md, section 8)."""
         part = self if self.shell is None else self._completed
         return torch.cat([part(chunk) for chunk in points.split(CHUNK)])
 

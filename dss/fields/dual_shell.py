@@ -1,4 +1,4 @@
-"""The method this project exists for: one MLP in the interlayer, with a latent vector per sphere (dss.md, section 5)."""
+"""The method this project exists for: one MLP in the interlayer, with a latent vector per sphere (docs/method.md, section 5)."""
 
 from typing import TYPE_CHECKING, Literal
 

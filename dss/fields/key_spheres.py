@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from dss.geometry.mesh import Mesh
 
 VOXELS = 64  # of the authors' 128^3 grid, per unit: their centre c lies at (c - VOXELS) / VOXELS
-PAIRS = 1 << 24  # of a point and a sphere, computed at once: bounds memory
+MAX_PAIRS = 1 << 24  # of a point and a sphere, computed at once: bounds memory
 RENAMED = {"net.model.": "mlp.", "sphereNet.model.0.": "shared.", "spherelatent": "latents", "sphere32": "spheres"}  # theirs: ours
 
 
@@ -103,7 +103,7 @@ class KeySpheresField(Field):
 
     def _blend(self, points: Tensor) -> Tensor:
         parts = []
-        for part in points.split(PAIRS // len(self.spheres) + 1):
+        for part in points.split(MAX_PAIRS // len(self.spheres) + 1):
             weight = torch.cdist(part, self.spheres[:, :3], compute_mode="donot_use_mm_for_euclid_dist")
             parts.append(nn.functional.normalize(weight, p=1, dim=1) @ self._known)
         return torch.cat(parts)

@@ -1,4 +1,4 @@
-"""Training samples: points with the sphere that learns them and their signed distance (dss.md, section 4)."""
+"""Training samples: points with the sphere that learns them and their signed distance (docs/method.md, section 4)."""
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -16,10 +16,10 @@ if TYPE_CHECKING:  # the machine that fits may lack Warp and trimesh
     from dss.geometry.mesh import Mesh
 
 PROBE = 3**0.5 / 192  # the paper enlarges the outer spheres by this, so that its finite differences stay inside
-IMPORTANCE = 100.0  # weight exp(-IMPORTANCE |sdf|) of the paper's importance technique
-TOP_UP = 500  # least number of samples per sphere
+IMPORTANCE = 100.0  # the paper draws its importance samples with the weights exp(-IMPORTANCE |sdf|)
+MIN_SAMPLES = 500  # per sphere
 ON_SPHERE = 300  # samples per sphere exactly on its (enlarged) outer radius
-NEGLIGIBLE = 15.0  # e to the minus this is no weight worth a distance
+NEGLIGIBLE = 15.0  # beyond exp(-NEGLIGIBLE) a weight is not worth a distance
 INTERLAYER_SHARE = 0.25  # `partition`: share of the samples that is uniform in the interlayer; the rest is near the surface
 
 
@@ -77,7 +77,7 @@ def _pairs(
     sdf = torch.cat([distance.sdf(uniform), distance.sdf(important), torch.zeros(len(traced))])
     item, owner = enlarged.containing(points)
 
-    missing = (TOP_UP - torch.bincount(owner, minlength=len(shell))).clamp(min=0)
+    missing = (MIN_SAMPLES - torch.bincount(owner, minlength=len(shell))).clamp(min=0)
     extra_owner = torch.arange(len(shell)).repeat_interleave(missing + ON_SPHERE)
     on_sphere = torch.cat([torch.arange(int(count) + ON_SPHERE) >= count for count in missing])
     radius = shell.inner_radii[extra_owner] + _tensor(generator.random(len(extra_owner))) * (reach - shell.inner_radii)[extra_owner]
