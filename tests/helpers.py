@@ -9,10 +9,10 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from dss.reconstruction.cameras import Frame, Pinhole
+from dss.geometry.similarity import Similarity
 from dss.reconstruction.config import ModelConfig
 from dss.reconstruction.models.neus import NeuS
-from dss.rendering.cameras import look_at
+from dss.rendering.cameras import Camera, look_at
 
 CENTER, RADIUS = np.array([1.0, -2.0, 0.5]), 0.4  # of the ball in the scenes made here
 EYES = [(0, -3, 0.5), (3, 0, 0.2), (-2, 2, 1), (0.5, 2.5, -1.5), (-2.5, -1, -1), (0.3, 0.4, 3)]
@@ -46,24 +46,21 @@ def ball_model(sharpness: float, balls: tuple[tuple[float, float, float, float],
     return model
 
 
-def pinhole(eye: tuple[float, float, float] = (0.0, -3.0, 0.5), size: int = 48, fov: float = 40.0) -> Pinhole:
+def pinhole(eye: tuple[float, float, float] = (0.0, -3.0, 0.5), size: int = 48, fov: float = 40.0) -> Camera:
     """A camera at `eye` that looks at the origin."""
     pose = look_at(torch.tensor(eye), torch.zeros(3), torch.tensor([0.0, 0.0, 1.0]))
-    focal = size / 2 / math.tan(math.radians(fov) / 2)
-    intrinsics = torch.tensor([[focal, 0, size / 2], [0, focal, size / 2], [0, 0, 1]], dtype=torch.float64)
-    return Pinhole(pose * torch.tensor([1.0, -1, -1, 1]).double(), intrinsics, size, size)
+    return Camera.from_fov(pose, fov, size, size)
 
 
-def cameras(size: int = 40) -> list[Pinhole]:
+def cameras(size: int = 40) -> list[Camera]:
     """Around CENTER, in scene units."""
-    frame = Frame(tuple(-CENTER), 1.0)
-    return [pinhole(eye, size).moved(frame) for eye in EYES]
+    to_scene = Similarity(tuple(-CENTER), 1.0)
+    return [pinhole(eye, size).moved(to_scene) for eye in EYES]
 
 
-def ball_pixels(camera: Pinhole) -> np.ndarray:
+def ball_pixels(camera: Camera) -> np.ndarray:
     """RGBA (h, w, 4) uint8 of a red ball, its mask antialiased over 4 x 4 points per pixel."""
-    fine = camera.downscaled(1)
-    places = (fine.centers()[:, None] + (torch.cartesian_prod(*[torch.arange(4).double() + 0.5] * 2) / 4 - 0.5)).reshape(-1, 2)
+    places = (camera.centers()[:, None] + (torch.cartesian_prod(*[torch.arange(4).double() + 0.5] * 2) / 4 - 0.5)).reshape(-1, 2)
     origins, directions = camera.rays(places)
     across = torch.linalg.cross(origins - torch.tensor(CENTER).float(), directions).norm(dim=1)
     share = (across < RADIUS).float().view(camera.height, camera.width, 16).mean(2).numpy()

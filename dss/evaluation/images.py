@@ -9,7 +9,9 @@ import torch
 from PIL import Image
 from skimage.metrics import structural_similarity
 
-from dss.rendering.buffers import Frame
+from dss.rendering.buffers import Buffers
+
+SSIM_WINDOW = 11  # pixels per side, the larger of the windows of the two kinds of SSIM; images must have as many
 
 
 def psnr(first: np.ndarray, second: np.ndarray) -> float:
@@ -19,7 +21,7 @@ def psnr(first: np.ndarray, second: np.ndarray) -> float:
 
 
 def ssim_gray(first: np.ndarray, second: np.ndarray) -> float:
-    """Structural similarity of two (h, w, 3) uint8 images as in the paper: gray, scikit-image's 7x7 window (dss.md, section 8)."""
+    """Structural similarity of two (h, w, 3) uint8 images as in the paper: gray, scikit-image's 7x7 window (docs/method.md, section 9)."""
     return float(structural_similarity(*(np.asarray(Image.fromarray(image).convert("L")) for image in (first, second))))
 
 
@@ -33,22 +35,19 @@ def compare_images(first: np.ndarray, second: np.ndarray) -> dict[str, float]:
     return {"ssim": ssim_gray(first, second), "psnr": psnr(first, second)}
 
 
-def compare_frames(frame: Frame, truth: Frame) -> dict[str, float]:
-    """mask_iou: of the pixels hit; normal_error_deg and depth_error (normalised units): means over the pixels that both hit,
-    NaN where there are none. From the unrounded values."""
-    both, either = frame.hit & truth.hit, frame.hit | truth.hit
-    chord = np.linalg.norm(frame.normal[both] - truth.normal[both], axis=1)
+def compare_buffers(ours: Buffers, truth: Buffers) -> dict[str, float]:
+    """How alike two renderings by one camera are, from the unrounded values.
+
+    mask_iou: of the pixels hit
+    normal_error_deg, depth_error (normalised units): means over the pixels that both hit, NaN where there are none
+    """
+    both, either = ours.hit & truth.hit, ours.hit | truth.hit
+    chord = np.linalg.norm(ours.normal[both] - truth.normal[both], axis=1)
     return {
         "mask_iou": float(both.sum() / either.sum()) if either.any() else 1.0,
         "normal_error_deg": float(np.degrees(2 * np.arcsin((chord / 2).clip(0, 1))).mean()) if both.any() else math.nan,
-        "depth_error": float(np.abs(frame.t[both] - truth.t[both]).mean()) if both.any() else math.nan,
+        "depth_error": float(np.abs(ours.t[both] - truth.t[both]).mean()) if both.any() else math.nan,
     }
-
-
-def mean(rows: list[dict[str, float]]) -> dict[str, float]:
-    """The mean of each number; a PSNR of inf makes its mean inf, NaN is left out."""
-    columns = {key: np.array([row[key] for row in rows]) for key in rows[0]}
-    return {key: float(values[~np.isnan(values)].mean()) if not np.isnan(values).all() else math.nan for key, values in columns.items()}
 
 
 def load_lpips() -> Callable[[np.ndarray, np.ndarray], float] | None:

@@ -2,19 +2,30 @@
 
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
-from dss.evaluation.images import compare_frames, compare_images
+from dss.evaluation.images import compare_buffers, compare_images
 from dss.fields.base import Field
 from dss.geometry.distance import MeshDistance
-from dss.rendering.buffers import Frame, render
-from dss.rendering.cameras import Camera, paper_cameras
+from dss.rendering.buffers import Buffers, render
+from dss.rendering.cameras import Camera, centred_cameras, paper_cameras
 from dss.rendering.images import normal_map, save_png
-from dss.rendering.mesh_buffers import Method, cached, see
+from dss.rendering.mesh_buffers import Method, cached_render, render_mesh
 from dss.rendering.tracing_paper import trace_exact, trace_paper
+from dss.tables import Column
 
 BACKGROUNDS = {"white": 1.0, "black": -1.0}  # the normal that fills the pixels of a miss; which one the paper used is unclear
+
+COLUMNS = (
+    Column("ssim_white", "SSIM white", ".4f"),
+    Column("ssim_black", "SSIM black", ".4f"),
+    Column("psnr_white", "PSNR white", ".2f"),
+    Column("mask_iou", "mask IoU", ".5f"),
+    Column("normal_error_deg", "normals (deg)", ".2f"),
+    Column("depth_error", "depth", ".2e"),
+    Column("seconds", "s / frame", ".2f"),
+)
 
 
 @dataclass(frozen=True)
@@ -24,20 +35,15 @@ class Protocol:
     name: str
     cameras: Callable[[int, int], list[Camera]]  # of size and count
     truth: Method
-    render: Callable[[Field, Camera], Frame]
+    render: Callable[[Field, Camera], Buffers]
 
 
-def render_paper(field: Field, camera: Camera) -> Frame:
+def render_paper(field: Field, camera: Camera) -> Buffers:
     """As the paper draws: its tracer through the shell, or plain sphere tracing without one; normals by differences."""
-    origins, directions = camera.rays(field.device)
+    origins, directions = camera.rays(device=field.device)
     if field.shell is None:
-        return Frame.of(camera, directions, trace_exact(field.sdf, field.sdf, origins, directions))
-    return Frame.of(camera, directions, trace_paper(field, origins, directions))
-
-
-def centred_cameras(size: int, count: int) -> list[Camera]:
-    """The paper's cameras, with the pixels sampled at their centres."""
-    return [replace(camera, inclusive=False) for camera in paper_cameras(size, count)]
+        return Buffers.of(camera, directions, trace_exact(field.sdf, field.sdf, origins, directions))
+    return Buffers.of(camera, directions, trace_paper(field, origins, directions))
 
 
 PROTOCOLS = (
@@ -52,16 +58,19 @@ def compare(
     """Metrics of each view, of a field or of a mesh given by its distance, and the pictures that they were taken from.
 
     The pictures, normals in the normalised frame, go to folder/PROTOCOL_BACKGROUND/NNN.png and NNN_truth.png.
-    Keys: ssim_* and psnr_* for each background, those of `compare_frames`, and `seconds` for our frame.
+    Keys: ssim_* and psnr_* for each background, those of `compare_buffers`, and `seconds` for our rendering.
     """
     for index, camera in enumerate(protocol.cameras(size, count)):
         start = time.perf_counter()
-        frame = see(ours, camera, protocol.truth) if isinstance(ours, MeshDistance) else protocol.render(ours, camera)
+        if isinstance(ours, MeshDistance):
+            seen = render_mesh(ours, camera, protocol.truth)
+        else:
+            seen = protocol.render(ours, camera)
         row = {"seconds": time.perf_counter() - start}
-        target = cached(truth, camera, protocol.truth)
-        row |= compare_frames(frame, target)
+        target = cached_render(truth, camera, protocol.truth)
+        row |= compare_buffers(seen, target)
         for name, background in BACKGROUNDS.items():
-            images = [normal_map(each.normal, each.hit, background) for each in (frame, target)]
+            images = [normal_map(each.normal, each.hit, background) for each in (seen, target)]
             row |= {f"{key}_{name}": value for key, value in compare_images(*images).items()}
             for suffix, image in zip(("", "_truth"), images, strict=True):
                 save_png(folder / f"{protocol.name}_{name}" / f"{index:03d}{suffix}.png", image)

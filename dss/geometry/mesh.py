@@ -16,6 +16,7 @@ import pymeshlab
 import trimesh
 
 from dss.errors import InputError
+from dss.geometry.similarity import Similarity
 
 FORMATS = "obj, stl, ply, off, glb or 3mf"
 POLYGON = re.compile(rb"^f([ \t]+\S+){4}", re.M)  # in an OBJ file
@@ -50,20 +51,15 @@ class MeshReport:
 class Mesh:
     """Triangles in the normalised frame: their smallest enclosing ball is centred at the origin.
 
-    vertices (v, 3) float64, faces (f, 3) int64; input coordinates = normalised * scale + center.
+    vertices (v, 3) float64, faces (f, 3) int64.
     """
 
     vertices: np.ndarray
     faces: np.ndarray
-    center: np.ndarray  # (3,) float64, in the input's units
-    scale: float  # input units per normalised unit
+    similarity: Similarity  # from the normalised frame to the input's units
     report: MeshReport
     path: str
     sha256: str  # of the file's bytes; of the arrays for the generated mesh
-
-    def to_input(self, points: np.ndarray) -> np.ndarray:
-        """Points (n, 3) of the normalised frame in the input's units."""
-        return points * self.scale + self.center
 
 
 def load_mesh(path: Path | str, radius: float = 0.9) -> Mesh:
@@ -92,7 +88,8 @@ def load_mesh(path: Path | str, radius: float = 0.9) -> Mesh:
     vertices, faces, report = _clean((vertices - middle) / size, faces, path)
 
     center, reach = enclosing_ball(vertices)
-    return Mesh((vertices - center) * (radius / reach), faces, middle + size * center, size * reach / radius, report, path, sha256)
+    similarity = Similarity(tuple((middle + size * center).tolist()), size * reach / radius)
+    return Mesh((vertices - center) * (radius / reach), faces, similarity, report, path, sha256)
 
 
 def enclosing_ball(points: np.ndarray) -> tuple[np.ndarray, float]:

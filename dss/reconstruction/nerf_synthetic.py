@@ -1,13 +1,16 @@
 """Posed images: the NeRF-synthetic layout, transforms_SPLIT.json beside the PNGs that it names."""
 
+import json
+import math
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-from PIL import Image, UnidentifiedImageError
+import torch
+from torch import Tensor
 
-from dss.errors import InputError
-from dss.rendering.cameras import Camera, nerf_cameras
+from dss.errors import InputError, listed
+from dss.rendering.cameras import Camera
+from dss.rendering.images import image_size
 
 
 @dataclass(frozen=True)
@@ -26,10 +29,10 @@ def scene_views(scene: Path | str, split: str) -> list[View]:
     all of one size; the line names them.
     """
     scene = Path(scene)
-    cameras = nerf_cameras(scene / f"transforms_{split}.json", 1, 1)
-    if not cameras:
+    fov, poses = read_transforms(scene / f"transforms_{split}.json")
+    if not poses:
         raise InputError(f"{scene / f'transforms_{split}.json'}: names no images; fetch the scene again")
-    paths = {name: scene / (name if name.endswith(".png") else f"{name}.png") for name in cameras}
+    paths = {name: scene / (name if name.endswith(".png") else f"{name}.png") for name in poses}
     missing = [str(path.relative_to(scene)) for path in paths.values() if not path.is_file()]
     if missing:
         raise InputError(f"{scene}: {listed(missing)} of its {split} split are missing; fetch the scene again")
@@ -39,38 +42,35 @@ def scene_views(scene: Path | str, split: str) -> list[View]:
     if odd:
         usual = f"{paths[first].relative_to(scene)} is {size[0]}x{size[1]}"
         raise InputError(f"{scene}: {usual}, but {listed(odd)} differ; fetch the scene again")
-    views = [View(paths[name].stem, paths[name], Camera(camera.pose, camera.fov, *size)) for name, camera in cameras.items()]
+    cameras = {name: Camera.from_fov(pose, fov, *size) for name, pose in poses.items()}
+    views = [View(paths[name].stem, paths[name], camera) for name, camera in cameras.items()]
     if len({view.name for view in views}) < len(views):
         raise InputError(f"{scene / f'transforms_{split}.json'}: names an image twice; fetch the scene again")
     return views
 
 
-def read_image(path: Path | str) -> np.ndarray:
-    """An image file as (h, w, 3) uint8, its transparency composited on white. Raises InputError where it cannot be read."""
-    try:
-        with Image.open(path) as image:
-            values = np.asarray(image.convert("RGBA"), np.float64)
-    except (OSError, SyntaxError) as error:
-        raise unreadable(path, error) from error
-    alpha = values[..., 3:] / 255
-    return (values[..., :3] * alpha + 255 * (1 - alpha)).round().astype(np.uint8)
+def read_transforms(path: Path | str) -> tuple[float, dict[str, Tensor]]:
+    """The field of view in degrees, and each image's pose (3, 4) float64 by its path in the scene, without suffix.
 
-
-def image_size(path: Path | str) -> tuple[int, int]:
-    """Width and height of an image file. Raises InputError where it cannot be read."""
+    The file's axes are OpenGL's: y and z are turned round here. Raises InputError where the file is missing, is no JSON, or
+    lacks a `camera_angle_x` between 0 and pi or a 4x4 `transform_matrix`.
+    """
+    path = Path(path)
     try:
-        with Image.open(path) as image:
-            return image.size
+        scene = json.loads(path.read_text())
+        angle = float(scene["camera_angle_x"])
+        frames = {frame["file_path"].removeprefix("./"): frame["transform_matrix"] for frame in scene["frames"]}
+        matrices = {name: torch.tensor(matrix, dtype=torch.float64) for name, matrix in frames.items()}
     except OSError as error:
-        raise unreadable(path, error) from error
-
-
-def listed(names: list[str], most: int = 6) -> str:
-    """Names for an error's one line: all of a few, the first of many and how many more."""
-    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
-
-
-def unreadable(path: Path | str, error: Exception) -> InputError:
-    """The error to raise for an image file that cannot be read, in one line."""
-    kind = "not an image" if isinstance(error, UnidentifiedImageError) else getattr(error, "strerror", None) or error
-    return InputError(f"{path}: cannot be read ({kind}); replace the file")
+        raise InputError(f"{path}: cannot be read ({error.strerror}); a NeRF-synthetic scene keeps its cameras there") from error
+    except json.JSONDecodeError as error:
+        raise InputError(f"{path}: not valid JSON ({error}); fetch the scene again") from error
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise InputError(f"{path}: not a NeRF-synthetic camera file ({type(error).__name__}: {error}); fetch the scene again") from error
+    if not 0 < angle < math.pi:
+        raise InputError(f"{path}: camera_angle_x is {angle:g}, no angle between 0 and pi; fetch the scene again")
+    for name, matrix in matrices.items():
+        if matrix.shape != (4, 4) or not matrix.isfinite().all():
+            raise InputError(f"{path}: the transform_matrix of {name} is not a finite 4x4 matrix; fetch the scene again")
+    to_opencv = torch.tensor([1, -1, -1, 1], dtype=torch.float64)
+    return math.degrees(angle), {name: matrix[:3] * to_opencv for name, matrix in matrices.items()}

@@ -1,4 +1,4 @@
-"""Scenes: posed pictures in the NeRF-synthetic or in the DTU layout of NeuS, with the frame that puts them into the unit ball.
+"""Scenes: posed pictures in the NeRF-synthetic or in the DTU layout of NeuS, with the similarity that puts them into the unit ball.
 
     transforms_{train,test}.json, train/, test/       NeRF-synthetic: RGBA pictures, the alpha is the mask
     image/, mask/, cameras_sphere.npz                 NeuS: matrices world_mat_i and scale_mat_i; mask/ may be missing
@@ -13,11 +13,13 @@ from PIL import Image
 from scipy.linalg import rq
 from torch import Tensor
 
-from dss.errors import InputError
-from dss.reconstruction.cameras import Frame, Pinhole
+from dss.errors import InputError, listed
+from dss.geometry.similarity import Similarity
 from dss.reconstruction.config import SceneConfig
-from dss.reconstruction.nerf_synthetic import image_size, listed, scene_views, unreadable
+from dss.reconstruction.nerf_synthetic import scene_views
 from dss.reconstruction.visual_hull import bounds_of_cameras, visual_hull
+from dss.rendering.cameras import Camera
+from dss.rendering.images import image_size, unreadable
 
 MARGIN = 1.05  # the object's ball gets the radius 1 / MARGIN
 SUFFIXES = (".png", ".jpg", ".jpeg")
@@ -30,7 +32,7 @@ class Photo:
     name: str
     path: Path
     mask: Path | None  # None: the picture's own alpha
-    camera: Pinhole
+    camera: Camera
     downscale: int = 1
 
     def pixels(self) -> Tensor:
@@ -54,7 +56,7 @@ class Scene:
     """The photos of a split."""
 
     photos: list[Photo]
-    frame: Frame
+    similarity: Similarity  # from the unit ball to the scene's units
     masked: bool  # whether the pictures have masks
 
     def load(self) -> Tensor:
@@ -65,8 +67,8 @@ class Scene:
         return pixels
 
 
-def load_scene(config: SceneConfig, split: str, frame: Frame | None = None) -> Scene:
-    """The photos of a split (train, test, val); `frame` of an earlier call spares finding it again from the train split.
+def load_scene(config: SceneConfig, split: str, similarity: Similarity | None = None) -> Scene:
+    """The photos of a split (train, test, val); `similarity` of an earlier call spares finding it again from the train split.
 
     DTU scenes have no splits of their own: with `scene.test_every` n, every n-th picture is test and the others are train;
     with 0, all pictures are both. Raises InputError on files that are missing, broken or disagree.
@@ -83,24 +85,26 @@ def load_scene(config: SceneConfig, split: str, frame: Frame | None = None) -> S
         raise InputError(f"scene.downscale={config.downscale}: the pictures of {path} have only {size} pixels; choose a smaller number")
     masked = photos[0].mask is not None or _has_alpha(photos[0].path)
     photos = [replace(photo, camera=photo.camera.downscaled(config.downscale), downscale=config.downscale) for photo in photos]
-    if frame is None and split != "train":
-        return load_scene(config, split, load_scene(config, "train").frame)
-    frame = frame or _frame(config, photos, masked, given, path)
-    return Scene([replace(photo, camera=photo.camera.moved(frame)) for photo in photos], frame, masked)
+    if similarity is None and split != "train":
+        return load_scene(config, split, load_scene(config, "train").similarity)
+    similarity = similarity or _similarity(config, photos, masked, given, path)
+    return Scene([replace(photo, camera=photo.camera.moved(similarity)) for photo in photos], similarity, masked)
 
 
-def _frame(config: SceneConfig, photos: list[Photo], masked: bool, given: Frame | None, path: Path) -> Frame:
+def _similarity(
+    config: SceneConfig, photos: list[Photo], masked: bool, given: Similarity | None, path: Path
+) -> Similarity:
     """By the bounds of the configuration, else those that come with the scene, else the visual hull of the masks."""
     cameras = [photo.camera for photo in photos]
     if config.bounds != "auto":
         try:
             *center, radius = (float(part) for part in config.bounds.split())
-            frame = Frame(tuple(center), radius)
+            given = Similarity(tuple(center), radius)
         except ValueError:
-            frame = Frame((), 0.0)
-        if len(frame.center) != 3 or not np.isfinite([*frame.center, frame.scale]).all() or frame.scale <= 0:
+            given = Similarity((), 0.0)
+        if len(given.center) != 3 or not np.isfinite([*given.center, given.scale]).all() or given.scale <= 0:
             raise InputError(f"scene.bounds={config.bounds!r}: expected a ball as `x y z radius` in the scene's units, or auto")
-        given, name = frame, f"scene.bounds={config.bounds!r}"
+        name = f"scene.bounds={config.bounds!r}"
     else:
         name = f"{path}: its bounds"
     if given is not None:
@@ -110,15 +114,15 @@ def _frame(config: SceneConfig, photos: list[Photo], masked: bool, given: Frame 
     if not masked:
         raise InputError(f"{path}: has neither masks nor bounds; name a ball around the object, scene.bounds='x y z radius'")
     center, radius = visual_hull(cameras, [photo.pixels()[..., 3] for photo in photos], str(path))
-    return Frame(tuple(center.tolist()), MARGIN * radius)
+    return Similarity(tuple(center.tolist()), MARGIN * radius)
 
 
 def _nerf_photos(path: Path, split: str) -> list[Photo]:
     views = scene_views(path, split)
-    return [Photo(view.name, view.path, None, Pinhole.of(view.camera)) for view in views]
+    return [Photo(view.name, view.path, None, view.camera) for view in views]
 
 
-def _dtu_photos(path: Path, every: int, split: str) -> tuple[list[Photo], Frame]:
+def _dtu_photos(path: Path, every: int, split: str) -> tuple[list[Photo], Similarity]:
     images, masks = (_pictures(path / name) for name in ("image", "mask"))
     if not images:
         raise InputError(f"{path / 'image'}: no pictures there; fetch the scene again")
@@ -146,10 +150,10 @@ def _dtu_photos(path: Path, every: int, split: str) -> tuple[list[Photo], Frame]
         photos = photos[::every]
     if not photos:
         raise InputError(f"scene.test_every={every}: leaves no picture for the split {split}; choose 0, or at least 2")
-    return photos, Frame(tuple(scale[:3, 3].tolist()), float(scale[0, 0]))
+    return photos, Similarity(tuple(scale[:3, 3].tolist()), float(scale[0, 0]))
 
 
-def _decomposed(projection: np.ndarray, width: int, height: int, name: str) -> Pinhole:
+def _decomposed(projection: np.ndarray, width: int, height: int, name: str) -> Camera:
     """The camera of a projection matrix K [R | t], as OpenCV decomposes it. Its pixel centres are whole numbers; ours are not."""
     if projection.shape not in ((3, 4), (4, 4)) or not np.isfinite(projection).all():
         raise InputError(f"{name} is not a finite 3x4 or 4x4 matrix; fetch the scene again")
@@ -163,10 +167,10 @@ def _decomposed(projection: np.ndarray, width: int, height: int, name: str) -> P
     intrinsics = intrinsics / intrinsics[2, 2]
     intrinsics[:2, 2] += 0.5
     pose = np.concatenate([rotation.T, position[:, None]], 1)
-    return Pinhole(torch.from_numpy(pose), torch.from_numpy(intrinsics), width, height)
+    return Camera(torch.from_numpy(pose), torch.from_numpy(intrinsics), width, height)
 
 
-def _check_rotation(camera: Pinhole, path: Path) -> None:
+def _check_rotation(camera: Camera, path: Path) -> None:
     rotation = camera.pose[:, :3]
     if not torch.allclose(rotation.T @ rotation, torch.eye(3, dtype=torch.float64), atol=1e-3) or rotation.det() < 0:
         raise InputError(f"{path}: the matrix of its camera is singular or no rotation; fetch the scene again")

@@ -8,12 +8,12 @@ import torch
 from torch import Tensor
 
 from dss.errors import InputError
-from dss.reconstruction.cameras import Cameras
 from dss.reconstruction.config import TrainConfig, ViewsConfig
 from dss.reconstruction.models.base import Model, build_model
 from dss.reconstruction.samplers.base import build_sampler
 from dss.reconstruction.scene import Scene
 from dss.reconstruction.volume_rendering import Rendered, render_rays
+from dss.rendering.cameras import Cameras
 from dss.run import load_tensors, save_tensors
 
 RELAXED = 1.2  # radius within which gradients are taught to have length 1

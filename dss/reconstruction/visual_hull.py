@@ -6,14 +6,15 @@ from torch import Tensor
 
 from dss.errors import InputError
 from dss.geometry.mesh import enclosing_ball
-from dss.reconstruction.cameras import Frame, Pinhole
+from dss.geometry.similarity import Similarity
+from dss.rendering.cameras import Camera
 
 GRID = 64  # nodes per axis of the lattice that masks carve
 PASSES = 3  # of carving, each in the box that the last one left
 SEEN = 0.5  # share of the cameras that must see a point
 
 
-def visual_hull(cameras: list[Pinhole], masks: list[Tensor], name: str) -> tuple[np.ndarray, float]:
+def visual_hull(cameras: list[Camera], masks: list[Tensor], name: str) -> tuple[np.ndarray, float]:
     """Centre (3,) and radius of the ball around the points that lie in every mask (height, width) whose camera sees them.
 
     Raises InputError, naming the scene `name`, where the masks have no point in common.
@@ -31,7 +32,7 @@ def visual_hull(cameras: list[Pinhole], masks: list[Tensor], name: str) -> tuple
     return center, radius + float(np.linalg.norm(spacing)) / 2
 
 
-def focus(cameras: list[Pinhole]) -> tuple[np.ndarray, float]:
+def focus(cameras: list[Camera]) -> tuple[np.ndarray, float]:
     """The point (3,) nearest to all optical axes, and the largest distance of a camera from it."""
     axes, eyes = (np.stack([camera.pose[:, column].numpy() for camera in cameras]) for column in (2, 3))
     across = np.eye(3) - axes[:, :, None] * axes[:, None]
@@ -39,17 +40,17 @@ def focus(cameras: list[Pinhole]) -> tuple[np.ndarray, float]:
     return point, float(np.linalg.norm(eyes - point, axis=1).max())
 
 
-def bounds_of_cameras(cameras: list[Pinhole], frame: Frame) -> bool:
-    """Whether any camera sees any part of the frame's ball: its centre, or points on it."""
+def bounds_of_cameras(cameras: list[Camera], similarity: Similarity) -> bool:
+    """Whether any camera, in the input's units, sees any part of the unit ball: its centre, or points on it."""
     index = torch.arange(256).double() + 0.5
     height, angle = 1 - index / 128, index * (np.pi * (3 - 5**0.5))
     ring = (1 - height**2).sqrt()
     ball = torch.cat([torch.stack([ring * angle.cos(), ring * angle.sin(), height], 1), torch.zeros(1, 3).double()])
-    points = ball * frame.scale + torch.tensor(frame.center, dtype=torch.float64)
+    points = similarity.apply(ball)
     return any(bool(camera.sees(*camera.project(points)).any()) for camera in cameras)
 
 
-def _carved(points: Tensor, cameras: list[Pinhole], masks: list[Tensor]) -> Tensor:
+def _carved(points: Tensor, cameras: list[Camera], masks: list[Tensor]) -> Tensor:
     seen = torch.zeros(len(points))
     for camera, mask in zip(cameras, masks, strict=True):
         pixels, depth = camera.project(points)

@@ -8,11 +8,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dss.reconstruction.cameras import Pinhole
 from dss.reconstruction.config import RenderConfig
 from dss.reconstruction.intervals import Sections, ranks, total, weights
 from dss.reconstruction.models.base import Model, Shaded
 from dss.reconstruction.samplers.base import Sampler
+from dss.rendering.cameras import Camera
 
 BLOCK = 8  # sections of each ray between two looks at what is left of the light
 
@@ -73,7 +73,7 @@ def render_stopped(model: Model, sections: Sections, origins: Tensor, directions
 
 
 @torch.no_grad()
-def render_picture(model: Model, sampler: Sampler, camera: Pinhole, background: Tensor, config: RenderConfig) -> Picture:
+def render_picture(model: Model, sampler: Sampler, camera: Camera, background: Tensor, config: RenderConfig) -> Picture:
     """What a camera sees before a background (3,); the time is from pixels to colours on the device."""
     start, count, empty = time.perf_counter(), 0, 0
     colours, normals, opacities = [], [], []

@@ -1,20 +1,18 @@
 """Cameras and their rays.
 
-A camera's axes are those of OpenGL and Blender: x right, y up, looking along -z. Pixel (row, column) is sampled at its
-centre, (column + 0.5, row + 0.5) from the top left corner; only the paper's own protocol stretches the grid so that the
-outermost samples lie on the edge of the field of view. Rays are listed row by row from the top left.
+A camera's axes are OpenCV's: x right, y down, looking along +z. Pixel coordinates are continuous and begin at the top
+left corner of the picture: pixel (row, column) is sampled at its centre, (column + 0.5, row + 0.5).
 """
 
-import json
 import math
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import torch
 from scipy.spatial.transform import Rotation
 from torch import Tensor
 
-from dss.errors import InputError
+from dss.geometry.similarity import Similarity
 
 FOV = 30.0  # degrees, of the cameras made here
 PAPER_EYE = (-2.8, 2.8, -2.8)
@@ -25,32 +23,74 @@ RADIUS = 0.9  # of the ball that an orbit keeps in view: a normalised mesh's
 
 @dataclass(frozen=True)
 class Camera:
-    """A pinhole camera with square pixels. `inclusive` is the paper's grid, with samples on the edges of the view."""
+    """A pinhole camera."""
 
     pose: Tensor  # (3, 4) float64, camera to world: rotation and position
-    fov: float  # degrees, full angle across the width
+    intrinsics: Tensor  # (3, 3) float64, camera to homogeneous pixel coordinates
     width: int  # pixels
     height: int
-    inclusive: bool = False
 
-    def rays(self, device: torch.device | str = "cpu") -> tuple[Tensor, Tensor]:
-        """Origins and unit directions, each (height * width, 3) float32."""
-        reach = math.tan(math.radians(self.fov) / 2)
-        x = _samples(self.width, self.inclusive) * reach
-        y = -_samples(self.height, self.inclusive) * reach * self.height / self.width
-        y, x = torch.meshgrid(y, x, indexing="ij")
-        local = torch.stack([x, y, -torch.ones_like(x)], -1).reshape(-1, 3)
-        directions = torch.nn.functional.normalize(local @ self.pose[:, :3].T, dim=1)
-        return self.pose[:, 3].expand_as(directions).float().to(device), directions.float().to(device)
+    @staticmethod
+    def from_fov(pose: Tensor, fov: float, width: int, height: int) -> "Camera":
+        """Square pixels, the principal point in the middle; `fov` in degrees is the full angle across the width."""
+        return Camera(pose, _intrinsics(width / 2 / math.tan(math.radians(fov) / 2), width, height), width, height)
 
-    def scaled(self, factor: float) -> "Camera":
-        """The same view with `factor` times the pixels per side."""
-        return Camera(self.pose, self.fov, round(self.width * factor), round(self.height * factor), self.inclusive)
+    def centers(self) -> Tensor:
+        """The centres (height * width, 2) float64 of all pixels, row by row from the top left."""
+        y, x = torch.meshgrid(torch.arange(self.height) + 0.5, torch.arange(self.width) + 0.5, indexing="ij")
+        return torch.stack([x, y], -1).reshape(-1, 2).double()
+
+    def rays(self, pixels: Tensor | None = None, device: torch.device | str | None = None) -> tuple[Tensor, Tensor]:
+        """Origins and unit directions, each (n, 3) float32, computed in float64.
+
+        They go through pixel coordinates (n, 2), or through the centres of all pixels, row by row; they come on
+        `device`, which is that of the pixels unless it is given.
+        """
+        pixels = self.centers() if pixels is None else pixels.double()
+        homogeneous = torch.nn.functional.pad(pixels, (0, 1), value=1)
+        directions = homogeneous @ (self.pose[:, :3] @ self.intrinsics.inverse()).T.to(pixels.device)
+        directions = torch.nn.functional.normalize(directions, dim=1).float().to(device or pixels.device)
+        return self.pose[:, 3].float().to(directions.device).repeat(len(directions), 1), directions
+
+    def project(self, points: Tensor) -> tuple[Tensor, Tensor]:
+        """Pixel coordinates (n, 2) and depths (n,) of points (n, 3); where the depth is not positive, the pixels mean nothing."""
+        local = (points - self.pose[:, 3].to(points)) @ self.pose[:, :3].to(points)
+        image = local @ self.intrinsics.to(points).T
+        return image[:, :2] / image[:, 2:], local[:, 2]
+
+    def sees(self, pixels: Tensor, depth: Tensor) -> Tensor:
+        """(n,) bool: what `project` returned lies in front of the camera and in the picture."""
+        inside = (pixels >= 0) & (pixels < torch.tensor([self.width, self.height], device=pixels.device))
+        return inside.all(1) & (depth > 0)
+
+    def moved(self, similarity: Similarity) -> "Camera":
+        """The camera in the normalised frame, where this one is in the input's units."""
+        position = similarity.inverse(self.pose[:, 3])
+        return replace(self, pose=torch.cat([self.pose[:, :3], position[:, None]], 1))
+
+    def downscaled(self, factor: int) -> "Camera":
+        """The camera of the picture whose pixels are blocks of factor x factor; what is left over at the edges is cropped."""
+        scale = torch.tensor([1 / factor, 1 / factor, 1], dtype=torch.float64)
+        return Camera(self.pose, scale[:, None] * self.intrinsics, self.width // factor, self.height // factor)
 
 
-def _samples(count: int, inclusive: bool) -> Tensor:
-    """(count,) float64 sample positions across [-1, 1]."""
-    return torch.linspace(-1, 1, count, dtype=torch.float64) if inclusive else (torch.arange(count).double() + 0.5) * 2 / count - 1
+class Cameras(NamedTuple):
+    """Many cameras in single precision, for rays of several at once."""
+
+    eyes: Tensor  # (k, 3) float32
+    matrices: Tensor  # (k, 3, 3) float32: homogeneous pixel coordinates to directions
+
+    @staticmethod
+    def of(cameras: list[Camera], device: torch.device) -> "Cameras":
+        """Of one or more cameras."""
+        matrices = torch.stack([camera.pose[:, :3] @ camera.intrinsics.inverse() for camera in cameras])
+        return Cameras(torch.stack([camera.pose[:, 3] for camera in cameras]).float().to(device), matrices.float().to(device))
+
+    def rays(self, index: Tensor, pixels: Tensor) -> tuple[Tensor, Tensor]:
+        """Origins and unit directions, (n, 3) float32 each, of the cameras `index` (n,) through pixel coordinates (n, 2)."""
+        homogeneous = torch.nn.functional.pad(pixels.float(), (0, 1), value=1)
+        directions = (self.matrices[index] @ homogeneous[..., None])[..., 0]
+        return self.eyes[index], torch.nn.functional.normalize(directions, dim=1)
 
 
 def look_at(eye: Tensor, target: Tensor, up: Tensor) -> Tensor:
@@ -63,15 +103,15 @@ def look_at(eye: Tensor, target: Tensor, up: Tensor) -> Tensor:
     if torch.linalg.cross(up, back).norm() < 1e-6 * up.norm():
         up = torch.eye(3, dtype=torch.float64)[back.abs().argmin()]
     right = torch.nn.functional.normalize(torch.linalg.cross(up, back), dim=0)
-    return torch.stack([right, torch.linalg.cross(back, right), back, eye], 1)
+    return torch.stack([right, -torch.linalg.cross(back, right), -back, eye], 1)
 
 
 def turntable(count: int, size: int, up: str = "z", elevation: float = 25.0, fov: float = FOV) -> list[Camera]:
     """`count` cameras at equal angles on a circle around the `up` axis ("x", "y" or "z"), `elevation` degrees above it."""
     angles = torch.arange(count).double() * (2 * math.pi / max(count, 1)) + math.pi / 4
     height = math.radians(elevation)
-    eyes = torch.stack([angles.cos() * math.cos(height), angles.sin() * math.cos(height), torch.full_like(angles, math.sin(height))], 1)
-    return _orbit(eyes, size, up, fov)
+    ring, level = math.cos(height), torch.full_like(angles, math.sin(height))
+    return _orbit(torch.stack([angles.cos() * ring, angles.sin() * ring, level], 1), size, up, fov)
 
 
 def fibonacci(count: int, size: int, up: str = "z", fov: float = FOV) -> list[Camera]:
@@ -83,41 +123,38 @@ def fibonacci(count: int, size: int, up: str = "z", fov: float = FOV) -> list[Ca
     return _orbit(torch.stack([ring * angle.cos(), ring * angle.sin(), height], 1), size, up, fov)
 
 
+def paper_cameras(size: int = PAPER_SIZE, count: int = PAPER_VIEWS) -> list[Camera]:
+    """The paper's protocol (docs/method.md, section 9), with its grid of pixels, for `count` equal steps of the angle.
+
+    The grid's outermost samples lie on the edges of the field of view, so that its pixels are wider than usual: at
+    centres, that is the same as a shorter focal length. Meshes stand upright along z.
+    """
+    focal = max(size - 1, 1) / 2 / math.tan(math.radians(FOV) / 2)
+    return [Camera(pose, _intrinsics(focal, size, size), size, size) for pose in _paper_poses(count)]
+
+
+def centred_cameras(size: int = PAPER_SIZE, count: int = PAPER_VIEWS) -> list[Camera]:
+    """The paper's cameras, with the usual grid: the edges of the outermost pixels lie on those of the field of view."""
+    return [Camera.from_fov(pose, FOV, size, size) for pose in _paper_poses(count)]
+
+
+def _intrinsics(focal: float, width: int, height: int) -> Tensor:
+    """(3, 3) float64 of a focal length in pixels, with the principal point in the middle."""
+    return torch.tensor([[focal, 0, width / 2], [0, focal, height / 2], [0, 0, 1]], dtype=torch.float64)
+
+
 def _orbit(eyes: Tensor, size: int, up: str, fov: float) -> list[Camera]:
     """Square cameras at unit eyes (n, 3) given with z upwards, moved back until the normalised mesh's ball fits the view."""
     shift = "xyz".index(up) - 2
     axis = torch.eye(3, dtype=torch.float64)["xyz".index(up)]
     distance = 1.03 * RADIUS / math.sin(math.radians(fov) / 2)
-    return [Camera(look_at(eye.roll(shift) * distance, torch.zeros(3), axis), fov, size, size) for eye in eyes]
+    poses = [look_at(eye.roll(shift) * distance, torch.zeros(3), axis) for eye in eyes]
+    return [Camera.from_fov(pose, fov, size, size) for pose in poses]
 
 
-def paper_cameras(size: int = PAPER_SIZE, count: int = PAPER_VIEWS) -> list[Camera]:
-    """The paper's protocol (dss.md, section 7): rays o, d of one camera, right-multiplied by M = Ry(angle) @ Rx(270 degrees),
-    for `count` equal steps of the angle. Its meshes stand upright along z."""
+def _paper_poses(count: int) -> list[Tensor]:
+    """Rays o, d of one camera, right-multiplied by M = Ry(angle) @ Rx(270 degrees)."""
     pose = look_at(torch.tensor(PAPER_EYE), torch.zeros(3), torch.tensor([0.0, 1.0, 0.0]))
-    angles = [360 * step / count for step in range(count)]
-    rotations = torch.from_numpy(Rotation.from_euler("YX", [(angle, 270) for angle in angles], degrees=True).as_matrix())
-    return [Camera(rotation.T @ pose, FOV, size, size, inclusive=True) for rotation in rotations]
-
-
-def nerf_cameras(path: Path | str, width: int, height: int) -> dict[str, Camera]:
-    """Cameras by image name (its path in the scene, without suffix) of a NeRF-synthetic transforms_*.json.
-
-    Raises InputError where the file is missing, is no JSON, or lacks `camera_angle_x` or a 4x4 `transform_matrix`.
-    """
-    path = Path(path)
-    try:
-        scene = json.loads(path.read_text())
-        fov = math.degrees(float(scene["camera_angle_x"]))
-        frames = {frame["file_path"].removeprefix("./"): frame["transform_matrix"] for frame in scene["frames"]}
-        poses = {name: torch.tensor(matrix, dtype=torch.float64) for name, matrix in frames.items()}
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror}); a NeRF-synthetic scene keeps its cameras there") from error
-    except json.JSONDecodeError as error:
-        raise InputError(f"{path}: not valid JSON ({error}); fetch the scene again") from error
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise InputError(f"{path}: not a NeRF-synthetic camera file ({type(error).__name__}: {error}); fetch the scene again") from error
-    for name, pose in poses.items():
-        if pose.shape != (4, 4) or not pose.isfinite().all():
-            raise InputError(f"{path}: the transform_matrix of {name} is not a finite 4x4 matrix; fetch the scene again")
-    return {name: Camera(pose[:3], fov, width, height) for name, pose in poses.items()}
+    angles = [(360 * step / count, 270) for step in range(count)]
+    rotations = torch.from_numpy(Rotation.from_euler("YX", angles, degrees=True).as_matrix())
+    return [rotation.T @ pose for rotation in rotations]

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw, ImageFont, UnidentifiedImageError
 
 from dss.errors import InputError
 from dss.files import replacing
@@ -91,6 +91,32 @@ def contact_sheet(
     if scale:
         draw_bar(sheet, scale, (margin, sheet.height - foot + 8, width - margin))
     return np.asarray(sheet)
+
+
+def read_image(path: Path | str) -> np.ndarray:
+    """An image file as (h, w, 3) uint8, its transparency composited on white. Raises InputError where it cannot be read."""
+    try:
+        with Image.open(path) as image:
+            values = np.asarray(image.convert("RGBA"), np.float64)
+    except (OSError, SyntaxError) as error:
+        raise unreadable(path, error) from error
+    alpha = values[..., 3:] / 255
+    return (values[..., :3] * alpha + 255 * (1 - alpha)).round().astype(np.uint8)
+
+
+def image_size(path: Path | str) -> tuple[int, int]:
+    """Width and height of an image file. Raises InputError where it cannot be read."""
+    try:
+        with Image.open(path) as image:
+            return image.size
+    except OSError as error:
+        raise unreadable(path, error) from error
+
+
+def unreadable(path: Path | str, error: Exception) -> InputError:
+    """The error to raise for an image file that cannot be read, in one line."""
+    kind = "not an image" if isinstance(error, UnidentifiedImageError) else getattr(error, "strerror", None) or error
+    return InputError(f"{path}: cannot be read ({kind}); replace the file")
 
 
 def save_png(path: Path | str, image: np.ndarray) -> None:

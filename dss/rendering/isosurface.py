@@ -14,6 +14,7 @@ from tqdm import tqdm
 from dss.errors import InputError
 from dss.fields import Field
 from dss.files import replacing
+from dss.geometry.similarity import Similarity
 
 BLOCKS = (16, 4, 1)  # lattice nodes per axis of the blocks that are asked in turn; a block of one is a node
 CHUNK = 1 << 16  # blocks asked at once: bounds memory
@@ -61,8 +62,8 @@ def extract(field: Field, resolution: int = 256, name: str = "the field") -> tri
     return _without_specks(mesh, SPECK * spacing)
 
 
-def export(mesh: trimesh.Trimesh, path: Path | str, center: np.ndarray, scale: float) -> None:
-    """Write a normalised mesh in the input's units, vertices * scale + center, as the suffix of `path` says.
+def export(mesh: trimesh.Trimesh, path: Path | str, similarity: Similarity) -> None:
+    """Write a normalised mesh in the input's units, in the format that the suffix of `path` names.
 
     ply and obj keep double precision; stl has single precision and no shared vertices. Raises InputError on another suffix.
     """
@@ -70,7 +71,7 @@ def export(mesh: trimesh.Trimesh, path: Path | str, center: np.ndarray, scale: f
 
     suffix = check_suffix(path)
     meshes = pymeshlab.MeshSet()
-    meshes.add_mesh(pymeshlab.Mesh(mesh.vertices * scale + center, mesh.faces))
+    meshes.add_mesh(pymeshlab.Mesh(similarity.apply(np.asarray(mesh.vertices)), mesh.faces))
     with replacing(path) as temporary:
         try:
             meshes.save_current_mesh(str(temporary), **FORMATS[suffix])

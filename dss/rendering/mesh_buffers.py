@@ -15,27 +15,35 @@ import numpy as np
 import torch
 import trimesh
 from scipy import sparse
+from torch import Tensor
 
 from dss.files import replacing
 from dss.geometry.distance import MeshDistance
-from dss.rendering.buffers import Frame
+from dss.rendering.buffers import Buffers
 from dss.rendering.cameras import Camera
 from dss.rendering.tracing import Hits
 from dss.rendering.tracing_paper import trace_exact
 
-VERSION = 1  # of the cached frames: raise it when a renderer here changes
+VERSION = 2  # of the cached buffers: raise it when a renderer here changes
 CREASE = 40.0  # degrees between faces, beyond which smooth normals keep an edge
 CROWD = 100  # faces around a vertex, beyond which comparing all pairs of them would take too much memory
 
 Method = Literal["paper", "faces", "smooth"]
 
 
-def see(distance: MeshDistance, camera: Camera, method: Method) -> Frame:
-    """What the camera sees of the mesh: sphere traced as in the `paper`, or cast with the normals of its `faces`, or with
-    `smooth` ones, interpolated except across creases."""
-    origins, directions = camera.rays(distance.device)
+def render_mesh(distance: MeshDistance, camera: Camera, method: Method) -> Buffers:
+    """What the camera sees of the mesh.
+
+    `paper`: sphere traced, as the paper does; `faces`: rays cast, with the normals of the faces; `smooth`: rays cast, with
+    normals that are interpolated except across creases.
+    """
+    origins, directions = camera.rays(device=distance.device)
     if method == "paper":
-        hits = trace_exact(lambda points: (distance.closest(points)[0] - points).norm(dim=1), distance.sdf, origins, directions)
+
+        def unsigned(points: Tensor) -> Tensor:
+            return (distance.closest(points)[0] - points).norm(dim=1)
+
+        hits = trace_exact(unsigned, distance.sdf, origins, directions)
     else:
         t, face = distance.raycast(origins, directions)
         hit, normal = t.isfinite(), torch.zeros_like(origins)
@@ -44,12 +52,12 @@ def see(distance: MeshDistance, camera: Camera, method: Method) -> Frame:
             points = origins[hit] + t[hit, None] * directions[hit]
             normal[hit] = torch.from_numpy(smooth_normals(distance, points.cpu().numpy(), face[hit].cpu().numpy())).to(normal)
         hits = Hits(hit, t, normal, torch.zeros_like(face))
-    return Frame.of(camera, directions, hits)
+    return Buffers.of(camera, directions, hits)
 
 
-def cached(distance: MeshDistance, camera: Camera, method: Method, folder: Path | None = None) -> Frame:
-    """`see`, remembered in `folder` (default: $DSS_CACHE, or dss in the user's cache). A damaged file is made again."""
-    path = (folder or cache_folder()) / "truth" / f"{_key(distance, camera, method)}.npz"
+def cached_render(distance: MeshDistance, camera: Camera, method: Method, folder: Path | None = None) -> Buffers:
+    """`render_mesh`, remembered in `folder` (default: `cache_folder`). A damaged file is made again."""
+    path = (folder or cache_folder()) / "truth" / f"{_cache_key(distance, camera, method)}.npz"
     shape = (camera.height, camera.width)
     try:
         with np.load(path, allow_pickle=False) as stored:
@@ -57,16 +65,16 @@ def cached(distance: MeshDistance, camera: Camera, method: Method, folder: Path 
             t, normal = np.full(hit.shape, np.inf, np.float32), np.zeros((*hit.shape, 3), np.float32)
             t[hit], normal[hit] = stored["t"], stored["normal"]
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error):
-        frame = see(distance, camera, method)
+        made = render_mesh(distance, camera, method)
         with replacing(path) as temporary:
-            np.savez(temporary, hit=np.packbits(frame.hit), t=frame.t[frame.hit], normal=frame.normal[frame.hit])
-        return frame
+            np.savez(temporary, hit=np.packbits(made.hit), t=made.t[made.hit], normal=made.normal[made.hit])
+        return made
     hits = Hits(*(torch.from_numpy(value) for value in (hit, t, normal)), torch.zeros(len(hit), dtype=torch.int64))
-    return Frame.of(camera, camera.rays()[1], hits)
+    return Buffers.of(camera, camera.rays()[1], hits)
 
 
 def cache_folder() -> Path:
-    """Where what can be computed again is kept."""
+    """Where what can be computed again is kept: $DSS_CACHE, or dss in the user's cache."""
     return Path(os.environ.get("DSS_CACHE") or Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "dss"))
 
 
@@ -93,9 +101,9 @@ def corner_normals(vertices: np.ndarray, faces: np.ndarray) -> np.ndarray:
     return (total / np.linalg.norm(total, axis=1, keepdims=True).clip(1e-300)).reshape(*faces.shape, 3)
 
 
-def _key(distance: MeshDistance, camera: Camera, method: Method) -> str:
-    """A name for what `see` depends on."""
-    digest = hashlib.sha256(f"{VERSION} {method} {camera.fov} {camera.width} {camera.height} {camera.inclusive}".encode())
-    for array in (camera.pose.numpy(), distance.vertices, distance.faces):
+def _cache_key(distance: MeshDistance, camera: Camera, method: Method) -> str:
+    """A name for all that `render_mesh` depends on."""
+    digest = hashlib.sha256(f"{VERSION} {method} {camera.width} {camera.height}".encode())
+    for array in (camera.pose.numpy(), camera.intrinsics.numpy(), distance.vertices, distance.faces):
         digest.update(np.ascontiguousarray(array).tobytes())
     return digest.hexdigest()[:32]

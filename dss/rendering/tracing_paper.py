@@ -30,13 +30,28 @@ class PaperHits(Hits):
     marched: Tensor  # (n,) int64 intervals marched; the paper's average steps are steps.sum() / marched.sum()
 
 
+def central_differences(sdf: Distance, points: Tensor) -> Tensor:
+    """Unit normals (n, 3) of a distance at points (n, 3), by central differences."""
+    probes = PROBE * torch.eye(3, device=points.device)
+    slope = torch.stack([sdf(points + probe) - sdf(points - probe) for probe in probes], 1) / (2 * PROBE)
+    return torch.nn.functional.normalize(slope, dim=1, eps=1e-5)
+
+
 @torch.no_grad()
-def trace_paper(field: Field, origins: Tensor, directions: Tensor) -> PaperHits:
+def trace_paper(
+    field: Field,
+    origins: Tensor,
+    directions: Tensor,
+    intervals: Callable[[ops.Shell, Tensor, Tensor], ops.Intervals] = ops.shell_intervals,
+    differences: Callable[[Distance, Tensor], Tensor] = central_differences,
+) -> PaperHits:
     """Hits of rays, origins (n, 3) and unit directions (n, 3) float32 outside the shell, on a field with a shell.
 
-    Normals are central differences of the chosen sphere's prediction.
+    `intervals` finds where rays are in the shell, of which only the entries and their spheres are used; `differences` makes
+    the normals (n, 3) from the chosen spheres' predictions at the hits (n, 3).
     """
-    return Hits.joined([_trace(field, *rays) for rays in zip(origins.split(RAYS), directions.split(RAYS), strict=True)])
+    chunks = zip(origins.split(RAYS), directions.split(RAYS), strict=True)
+    return Hits.joined([_trace(field, *rays, intervals, differences) for rays in chunks])
 
 
 @torch.no_grad()
@@ -47,9 +62,11 @@ def trace_exact(step: Distance, sdf: Distance, origins: Tensor, directions: Tens
     return Hits.joined([_trace_exact(step, sdf, *rays) for rays in pairs])
 
 
-def _trace(field: Field, origins: Tensor, directions: Tensor) -> PaperHits:
+def _trace(
+    field: Field, origins: Tensor, directions: Tensor, intervals: Callable, differences: Callable
+) -> PaperHits:
     count = len(origins)
-    offsets, entry, _, sphere, _ = ops.shell_intervals(field.shell.packed, origins, directions)
+    offsets, entry, _, sphere, _ = intervals(field.shell.packed, origins, directions)
     ray = torch.arange(count, device=origins.device).repeat_interleave(offsets.diff())
     middle = ((field.shell.centers[sphere] - origins[ray]) * directions[ray]).sum(1)
     entry, exit = entry + INSET, 2 * middle - entry - INSET  # the sphere's far side: the paper does not cut at the inner sphere
@@ -84,7 +101,7 @@ def _trace(field: Field, origins: Tensor, directions: Tensor) -> PaperHits:
     owner = torch.full_like(marched, -1).masked_scatter(found, sphere[item])
     points = origins[found] + result[found, None] * directions[found]
     normal = torch.zeros_like(origins)
-    normal[found] = _differences(lambda points: field(points, owner[found]), points)
+    normal[found] = differences(lambda points: field(points, owner[found]), points)
     return PaperHits(found, result, normal, steps, owner, marched)
 
 
@@ -117,12 +134,5 @@ def _trace_exact(step: Distance, sdf: Distance, origins: Tensor, directions: Ten
         hit[rays[close]] = True
         rays = rays[~close & (t[rays] < far[rays])]
     normal = torch.zeros_like(origins)
-    normal[hit] = _differences(sdf, origins[hit] + t[hit, None] * directions[hit])
+    normal[hit] = central_differences(sdf, origins[hit] + t[hit, None] * directions[hit])
     return Hits(hit, torch.where(hit, t, torch.inf), normal, steps)
-
-
-def _differences(sdf: Distance, points: Tensor) -> Tensor:
-    """Unit normals (n, 3) by central differences."""
-    probes = PROBE * torch.eye(3, device=points.device)
-    slope = torch.stack([sdf(points + probe) - sdf(points - probe) for probe in probes], 1) / (2 * PROBE)
-    return torch.nn.functional.normalize(slope, dim=1, eps=1e-5)

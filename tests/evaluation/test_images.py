@@ -7,7 +7,7 @@ import torch
 from PIL import Image
 from skimage import metrics
 
-from dss.evaluation.images import compare_frames, compare_images, load_lpips, mean, psnr, ssim_gray, ssim_rgb
+from dss.evaluation.images import compare_buffers, compare_images, load_lpips, psnr, ssim_gray, ssim_rgb
 from dss.rendering.buffers import render
 from dss.rendering.cameras import turntable
 from dss.rendering.images import save_png
@@ -57,30 +57,25 @@ def test_degradations_are_ordered(pair):
         assert values == sorted(values, reverse=True)
 
 
-def test_frames():
-    frame = render(Analytic(sphere()), turntable(1, 48)[0])
-    assert compare_frames(frame, frame) == {"mask_iou": 1, "normal_error_deg": 0, "depth_error": 0}
+def test_buffers():
+    seen = render(Analytic(sphere()), turntable(1, 48)[0])
+    assert compare_buffers(seen, seen) == {"mask_iou": 1, "normal_error_deg": 0, "depth_error": 0}
     angle = 0.1
     turn = np.array([[math.cos(angle), -math.sin(angle), 0], [math.sin(angle), math.cos(angle), 0], [0, 0, 1]])
-    hit = frame.hit.copy()
+    hit = seen.hit.copy()
     hit[:24] = False
-    moved = replace(frame, hit=hit, t=frame.t + 0.25, normal=frame.normal @ turn.T)
-    both = frame.hit & hit
-    row = compare_frames(moved, frame)
-    assert row["mask_iou"] == both.sum() / frame.hit.sum() and row["depth_error"] == pytest.approx(0.25, abs=1e-6)
-    cosine = (frame.normal * moved.normal).sum(-1)[both]
+    moved = replace(seen, hit=hit, t=seen.t + 0.25, normal=seen.normal @ turn.T)
+    both = seen.hit & hit
+    row = compare_buffers(moved, seen)
+    assert row["mask_iou"] == both.sum() / seen.hit.sum() and row["depth_error"] == pytest.approx(0.25, abs=1e-6)
+    cosine = (seen.normal * moved.normal).sum(-1)[both]
     assert row["normal_error_deg"] == pytest.approx(np.degrees(np.arccos(cosine)).mean(), rel=1e-3)
 
 
-def test_frames_that_hit_nothing():
-    frame = render(Analytic(lambda points: 1 + 0 * points.sum(1)), turntable(1, 4)[0])
-    row = compare_frames(frame, frame)
+def test_buffers_that_hit_nothing():
+    seen = render(Analytic(lambda points: 1 + 0 * points.sum(1)), turntable(1, 4)[0])
+    row = compare_buffers(seen, seen)
     assert row["mask_iou"] == 1 and math.isnan(row["normal_error_deg"]) and math.isnan(row["depth_error"])
-
-
-def test_mean():
-    row = mean([{"a": 1.0, "b": math.inf, "c": math.nan}, {"a": 3.0, "b": 1.0, "c": 5.0}])
-    assert row == {"a": 2, "b": math.inf, "c": 5} and math.isnan(mean([{"c": math.nan}])["c"])
 
 
 def test_lpips_needs_its_weights(monkeypatch, tmp_path):

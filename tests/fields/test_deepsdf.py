@@ -15,6 +15,7 @@ from dss.errors import InputError
 from dss.fields import build
 from dss.fields.deepsdf import DeepSdfSettings
 from dss.fitting.fit import split
+from dss.fitting.samples import oriented_samples
 from dss.geometry.points import load_points
 from tests.evaluation.test_geometry import fewer_points  # noqa: F401, a fixture
 
@@ -67,7 +68,7 @@ def test_dropout_is_for_training_only():
 
 def test_the_held_out_points_are_never_learnt(data):
     cloud = load_points(data / "point_clouds" / "sphere.pts")
-    parts = [split(cloud.samples(10, 0.05, 0.1, seed), 0.2, 0, whole=True) for seed in (1, 2)]
+    parts = [split(oriented_samples(cloud, 10, 0.05, 0.1, seed), 0.2, 0, whole=True) for seed in (1, 2)]
     kept, out = ({tuple(part[side].owner.unique().tolist()) for part in parts} for side in (0, 1))
     assert len(kept) == len(out) == 1  # the same in every round
     assert not set(*kept) & set(*out) and len(set(*out)) == 30 and len(set(*kept) | set(*out)) == 152

@@ -64,8 +64,8 @@ class TestFormats:
         assert report.watertight and "1,280 faces, 642 vertices, 1 body, watertight" in str(report)
         assert mesh.vertices.dtype == np.float64 and mesh.faces.dtype == np.int64
         assert np.allclose(np.linalg.norm(mesh.vertices, axis=1), 0.9, atol=1e-6)
-        assert np.allclose(mesh.center, [1, 2, 3], atol=1e-6) and mesh.scale == pytest.approx(2 / 0.9, rel=1e-6)
-        assert np.allclose(as_trimesh(mesh).volume * mesh.scale**3, BALL.volume, rtol=1e-6)
+        assert np.allclose(mesh.similarity.center, [1, 2, 3], atol=1e-6) and mesh.similarity.scale == pytest.approx(2 / 0.9, rel=1e-6)
+        assert np.allclose(as_trimesh(mesh).volume * mesh.similarity.scale**3, BALL.volume, rtol=1e-6)
         assert mesh.sha256 == hashlib.sha256(path.read_bytes()).hexdigest() and mesh.path == str(path)
 
     def test_radius_and_inverse(self, tmp_path):
@@ -74,7 +74,7 @@ class TestFormats:
         box.export(path)
         mesh = load_mesh(path, radius=0.5)
         assert np.linalg.norm(mesh.vertices, axis=1).max() == pytest.approx(0.5, abs=1e-12)
-        assert np.allclose(mesh.to_input(mesh.vertices), box.vertices, atol=1e-12)
+        assert np.allclose(mesh.similarity.apply(mesh.vertices), box.vertices, atol=1e-12)
         for wrong in (0, 1.1, float("nan")):
             with pytest.raises(InputError, match="radius"):
                 load_mesh(path, radius=wrong)
@@ -88,8 +88,8 @@ class TestFormats:
         scene.export(tmp_path / "scene.glb")
         mesh = load_mesh(tmp_path / "scene.glb")
         assert mesh.report.bodies == 2 and mesh.report.watertight
-        assert as_trimesh(mesh).volume * mesh.scale**3 == pytest.approx(3.0)
-        assert np.allclose(mesh.to_input(mesh.vertices).min(0), [-1, -0.5, -0.5])
+        assert as_trimesh(mesh).volume * mesh.similarity.scale**3 == pytest.approx(3.0)
+        assert np.allclose(mesh.similarity.apply(mesh.vertices).min(0), [-1, -0.5, -0.5])
 
     def test_polygons(self, tmp_path):
         """An L-shaped prism of quads and concave hexagons, in a file that is not UTF-8."""
@@ -105,13 +105,13 @@ class TestFormats:
         mesh = load_mesh(path)
         solid = as_trimesh(mesh)
         assert mesh.report.watertight
-        assert solid.volume * mesh.scale**3 == pytest.approx(3) and solid.area * mesh.scale**2 == pytest.approx(14)
+        assert solid.volume * mesh.similarity.scale**3 == pytest.approx(3) and solid.area * mesh.similarity.scale**2 == pytest.approx(14)
 
     def test_demo(self, monkeypatch):
         """The word stands for the generated mesh, here a quicker one; its hash is that of its arrays."""
         monkeypatch.setattr("dss.geometry.demo_mesh.demo_mesh", lambda: BALL)
         mesh = load_mesh("demo")
-        assert mesh.report.watertight and mesh.path == "demo" and mesh.scale == pytest.approx(2 / 0.9)
+        assert mesh.report.watertight and mesh.path == "demo" and mesh.similarity.scale == pytest.approx(2 / 0.9)
         assert mesh.sha256 == hashlib.sha256(np.asarray(BALL.vertices).tobytes() + np.asarray(BALL.faces).tobytes()).hexdigest()
 
 
@@ -124,7 +124,7 @@ class TestCleaning:
         faces[0] = np.where(faces[0] == 0, 642, faces[0])
         mesh = load_mesh(write_obj(tmp_path / "a.obj", vertices, faces))
         assert mesh.report.watertight and mesh.report.faces == 1280 and mesh.report.vertices == 642
-        assert np.allclose(mesh.to_input(mesh.vertices), BALL.vertices, atol=1e-14)
+        assert np.allclose(mesh.similarity.apply(mesh.vertices), BALL.vertices, atol=1e-14)
         assert any("coincident faces" in repair for repair in mesh.report.repairs)
 
     def test_close_vertices_stay_apart(self, tmp_path):
@@ -152,7 +152,7 @@ class TestCleaning:
         faces = np.concatenate([box.faces, box.faces[:, ::-1] + 8])
         mesh = load_mesh(write_obj(tmp_path / "a.obj", np.concatenate([box.vertices, mirror]), faces))
         assert mesh.report.watertight and mesh.report.faces == 20 and mesh.report.bodies == 1
-        assert as_trimesh(mesh).volume * mesh.scale**3 == pytest.approx(2)
+        assert as_trimesh(mesh).volume * mesh.similarity.scale**3 == pytest.approx(2)
 
     def test_inside_out(self, tmp_path):
         mesh = load_mesh(write_obj(tmp_path / "a.obj", BALL.vertices, BALL.faces[:, ::-1]))
@@ -179,19 +179,19 @@ class TestCleaning:
         tetrahedron = np.array([[0, 1, 2], [0, 3, 1], [0, 2, 3], [1, 3, 2]])
         mesh = load_mesh(write_obj(tmp_path / "a.obj", vertices, [*tetrahedron, *np.array([0, 1, 4, 5])[tetrahedron]]))
         assert (mesh.report.nonmanifold_edges, mesh.report.boundary_edges, mesh.report.bodies) == (1, 0, 1)
-        assert as_trimesh(mesh).volume * mesh.scale**3 == pytest.approx(1 / 3)
+        assert as_trimesh(mesh).volume * mesh.similarity.scale**3 == pytest.approx(1 / 3)
 
     @pytest.mark.parametrize("size", [1e-100, 1e-12, 1e-6, 1e6, 1e12, 1e100])
     def test_any_unit(self, tmp_path, size):
         mesh = load_mesh(write_obj(tmp_path / "a.obj", BALL.vertices * size, BALL.faces))
         assert mesh.report.watertight and mesh.report.repairs == ()
         assert np.allclose(mesh.vertices * 2 / 0.9, BALL.vertices - [1, 2, 3], atol=1e-12)
-        assert np.allclose(mesh.to_input(mesh.vertices) / size, BALL.vertices, atol=1e-12)
+        assert np.allclose(mesh.similarity.apply(mesh.vertices) / size, BALL.vertices, atol=1e-12)
 
     def test_far_from_the_origin(self, tmp_path):
         """At 1e12 float64 keeps 1e-4 of a unit: a coarser ball, but a ball."""
         mesh = load_mesh(write_obj(tmp_path / "a.obj", BALL.vertices + 1e12, BALL.faces))
-        assert mesh.report.watertight and mesh.scale == pytest.approx(2 / 0.9, rel=1e-3)
+        assert mesh.report.watertight and mesh.similarity.scale == pytest.approx(2 / 0.9, rel=1e-3)
 
 
 @pytest.mark.filterwarnings("error")
@@ -321,7 +321,7 @@ class TestSurfaceSamples:
 def test_thingi32_is_already_normalised(data):
     for path in sorted((data / "thingi32").glob("*.ply")):
         mesh, raw = load_mesh(path), trimesh.load(path, process=False)
-        assert np.abs(mesh.center).max() < 1e-6 and abs(mesh.scale - 1) < 1e-6
+        assert np.abs(mesh.similarity.center).max() < 1e-6 and abs(mesh.similarity.scale - 1) < 1e-6
         assert np.linalg.norm(mesh.vertices, axis=1).max() == pytest.approx(0.9, abs=1e-6)
-        assert (mesh.faces == raw.faces).all() and np.allclose(mesh.to_input(mesh.vertices), raw.vertices, atol=1e-14)
+        assert (mesh.faces == raw.faces).all() and np.allclose(mesh.similarity.apply(mesh.vertices), raw.vertices, atol=1e-14)
         assert mesh.report.repairs == () and mesh.report.watertight == (path.stem != "96481")

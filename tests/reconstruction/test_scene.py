@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 
 from dss.errors import InputError
-from dss.reconstruction.cameras import Frame
+from dss.geometry.similarity import Similarity
 from dss.reconstruction.config import RenderConfig, SamplerConfig
 from dss.reconstruction.config import SceneConfig as Config
 from dss.reconstruction.samplers.base import Uniform
@@ -48,9 +48,9 @@ def synthetic(tmp_path: Path) -> Path:
 
 def test_dtu_cameras(dtu):
     scene = load_scene(Config(str(dtu)), "train")
-    assert scene.frame == Frame(tuple(CENTER), 0.5) and scene.masked and len(scene.photos) == 6
+    assert scene.similarity == Similarity(tuple(CENTER), 0.5) and scene.masked and len(scene.photos) == 6
     for photo, camera in zip(scene.photos, cameras(), strict=True):
-        expected = camera.moved(scene.frame)
+        expected = camera.moved(scene.similarity)
         torch.testing.assert_close(photo.camera.pose, expected.pose, atol=1e-9, rtol=0)
         torch.testing.assert_close(photo.camera.intrinsics, expected.intrinsics, atol=1e-6, rtol=0)
 
@@ -69,9 +69,9 @@ def test_both_layouts_are_one_scene(dtu, tmp_path, request):
 
 def test_bounds_from_masks(synthetic):
     scene = load_scene(Config(str(synthetic)), "train")
-    assert np.linalg.norm(np.array(scene.frame.center) - CENTER) < 0.03
-    assert RADIUS < scene.frame.scale / 1.05 < 1.3 * RADIUS  # six views leave corners
-    assert load_scene(Config(str(synthetic)), "test").frame == scene.frame
+    assert np.linalg.norm(np.array(scene.similarity.center) - CENTER) < 0.03
+    assert RADIUS < scene.similarity.scale / 1.05 < 1.3 * RADIUS  # six views leave corners
+    assert load_scene(Config(str(synthetic)), "test").similarity == scene.similarity
     assert np.linalg.norm(focus(cameras())[0] - CENTER) < 1e-6
 
 
@@ -191,5 +191,5 @@ def test_bad_requests(synthetic):
 
 def test_chair(data):
     scene = load_scene(Config(str(data / "nerf_synthetic/chair_400"), downscale=4), "train")
-    assert scene.frame.scale / 1.05 == pytest.approx(1.29, abs=0.02)  # data.md, from fused depth
-    assert np.abs(np.array(scene.frame.center) - [-0.03, 0, 0.03]).max() < 0.1
+    assert scene.similarity.scale / 1.05 == pytest.approx(1.29, abs=0.02)  # data.md, from fused depth
+    assert np.abs(np.array(scene.similarity.center) - [-0.03, 0, 0.03]).max() < 0.1

@@ -1,4 +1,3 @@
-import json
 import math
 
 import numpy as np
@@ -6,12 +5,12 @@ import pytest
 import torch
 from scipy.spatial.transform import Rotation
 
-from dss.errors import InputError
-from dss.rendering.cameras import Camera, fibonacci, look_at, nerf_cameras, paper_cameras, turntable
+from dss.geometry.similarity import Similarity
+from dss.rendering.cameras import FOV, PAPER_EYE, Camera, Cameras, centred_cameras, fibonacci, look_at, paper_cameras, turntable
 
 
 def test_rays_are_unit_and_pixel_centred():
-    camera = Camera(look_at([0, 0, 2], [0, 0, 0], [0, 1, 0]), 90.0, 4, 2)
+    camera = Camera.from_fov(look_at([0, 0, 2], [0, 0, 0], [0, 1, 0]), 90.0, 4, 2)
     origins, directions = camera.rays()
     assert origins.dtype == directions.dtype == torch.float32 and origins.shape == directions.shape == (8, 3)
     torch.testing.assert_close(directions.norm(dim=1), torch.ones(8))
@@ -21,10 +20,9 @@ def test_rays_are_unit_and_pixel_centred():
     torch.testing.assert_close(plane[-1], torch.tensor([0.75, -0.25, -1.0]))
 
 
-def test_scaled_camera_sees_the_same_view():
-    camera = turntable(3, 8)[1]
-    fine = camera.scaled(2).rays()[1].reshape(8, 2, 8, 2, 3).mean((1, 3)).reshape(-1, 3)
-    torch.testing.assert_close(torch.nn.functional.normalize(fine, dim=1), camera.rays()[1], atol=2e-3, rtol=0)
+def test_downscaled_camera_sees_the_same_view():
+    fine, coarse = turntable(3, 16)[1], turntable(3, 8)[1]
+    torch.testing.assert_close(fine.downscaled(2).rays(), coarse.rays())
 
 
 @pytest.mark.parametrize("up", [[0, 0, 1], [0, 1, 0], [1, 2, 3]])
@@ -34,9 +32,9 @@ def test_look_at(up):
     rotation = pose[:, :3]
     torch.testing.assert_close(rotation.T @ rotation, torch.eye(3).double())
     assert torch.linalg.det(rotation) > 0
-    assert pose[:, 1] @ torch.tensor(up).double() > 0
+    assert pose[:, 1] @ torch.tensor(up).double() < 0
     view = torch.tensor([-0.8, 2.1, -0.5]).double()
-    torch.testing.assert_close(-pose[:, 2], view / view.norm(), atol=1e-6, rtol=0)
+    torch.testing.assert_close(pose[:, 2], view / view.norm(), atol=1e-6, rtol=0)
 
 
 def test_look_at_along_up_is_defined():
@@ -93,31 +91,79 @@ def test_paper_cameras():
         np.testing.assert_allclose(directions, expected[1], atol=1e-6)
 
 
-def test_nerf_cameras(tmp_path):
-    pose = np.eye(4)
-    pose[:3, 3] = [0, 0, 4]
-    path = tmp_path / "transforms_test.json"
-    path.write_text(json.dumps({"camera_angle_x": math.pi / 2, "frames": [{"file_path": "./test/r_0", "transform_matrix": pose.tolist()}]}))
-    camera = nerf_cameras(path, 2, 2)["test/r_0"]
+def opengl_rays(eye, up, fov, width, height, inclusive, rotation=None):
+    """The rays by the formulas of the OpenGL camera that this one replaced, in its order of operations."""
+    eye, up = (torch.tensor(value, dtype=torch.float64) for value in (eye, up))
+    back = torch.nn.functional.normalize(eye, dim=0)
+    right = torch.nn.functional.normalize(torch.linalg.cross(up, back), dim=0)
+    pose = torch.stack([right, torch.linalg.cross(back, right), back, eye], 1)
+    pose = pose if rotation is None else rotation.T @ pose
+
+    def samples(count):
+        if inclusive:
+            return torch.linspace(-1, 1, count, dtype=torch.float64)
+        return (torch.arange(count).double() + 0.5) * 2 / count - 1
+
+    reach = math.tan(math.radians(fov) / 2)
+    y, x = torch.meshgrid(-samples(height) * reach * height / width, samples(width) * reach, indexing="ij")
+    local = torch.stack([x, y, -torch.ones_like(x)], -1).reshape(-1, 3)
+    directions = torch.nn.functional.normalize(local @ pose[:, :3].T, dim=1)
+    return pose[:, 3].expand_as(directions).float(), directions.float()
+
+
+def assert_equal_to_the_last_bit(rays, expected):
+    for value, other in zip(rays, expected, strict=True):
+        torch.testing.assert_close(value, other, atol=6e-8, rtol=0)  # half of the spacing of float32 numbers near 1
+        assert (value != other).float().mean() < 1e-3
+
+
+def test_rays_are_those_of_the_opengl_camera():
+    eye, up = [1.0, -2.0, 0.5], [0.0, 0.0, 1.0]
+    camera = Camera.from_fov(look_at(eye, [0, 0, 0], up), 40.0, 37, 24)
+    assert_equal_to_the_last_bit(camera.rays(), opengl_rays(eye, up, 40.0, 37, 24, inclusive=False))
+
+
+@pytest.mark.parametrize(("make", "inclusive"), [(paper_cameras, True), (centred_cameras, False)])
+def test_the_papers_grid_is_another_focal_length(make, inclusive):
+    rotation = torch.from_numpy(Rotation.from_euler("YX", [120.0, 270.0], degrees=True).as_matrix())
+    expected = opengl_rays(PAPER_EYE, [0.0, 1.0, 0.0], FOV, 64, 64, inclusive, rotation)
+    assert_equal_to_the_last_bit(make(64, 3)[1].rays(), expected)
+
+
+def test_one_pixel_looks_straight_ahead():
+    for camera in (*paper_cameras(1, 1), *centred_cameras(1, 1)):
+        torch.testing.assert_close(camera.rays()[1][0], camera.pose[:, 2].float())
+
+
+def test_rays_through_chosen_pixels():
+    camera = turntable(1, 6)[0]
     origins, directions = camera.rays()
-    torch.testing.assert_close(origins[0], torch.tensor([0.0, 0.0, 4.0]))
-    torch.testing.assert_close(directions[0], torch.tensor([-0.5, 0.5, -1.0]) / math.sqrt(1.5))
+    torch.testing.assert_close(camera.rays(camera.centers()[4:9]), (origins[4:9], directions[4:9]), atol=0, rtol=0)
+    assert [value.shape for value in camera.rays(torch.empty(0, 2))] == [(0, 3), (0, 3)]
 
 
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        (None, "cannot be read"),
-        ("{", "not valid JSON"),
-        ("[]", "not a NeRF-synthetic"),
-        ('{"frames": []}', "camera_angle_x"),
-        ('{"camera_angle_x": 1, "frames": [{"file_path": "a", "transform_matrix": [[1, 2]]}]}', "4x4"),
-        ('{"camera_angle_x": 1, "frames": [{"file_path": "a", "transform_matrix": "b"}]}', "not a NeRF-synthetic"),
-    ],
-)
-def test_bad_camera_files(tmp_path, text, message):
-    path = tmp_path / "transforms_test.json"
-    if text is not None:
-        path.write_text(text)
-    with pytest.raises(InputError, match=message):
-        nerf_cameras(path, 2, 2)
+def test_projection_undoes_rays():
+    camera = turntable(1, 33)[0]
+    pixels = 33 * torch.rand(50, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    origins, directions = camera.rays(pixels)
+    places, depth = camera.project((origins + 2.5 * directions).double())
+    torch.testing.assert_close(places, pixels, atol=1e-4, rtol=0)
+    assert camera.sees(places, depth).all()
+    assert not camera.sees(*camera.project((origins - directions).double())).any()
+
+
+def test_a_moved_camera_sees_the_normalised_scene():
+    camera, similarity = turntable(1, 8)[0], Similarity((4.0, -1.0, 2.0), 5.0)
+    points = torch.rand(20, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    pixels, depth = camera.project(points)
+    normalised, normalised_depth = camera.moved(similarity).project(similarity.inverse(points))
+    torch.testing.assert_close(normalised, pixels)
+    torch.testing.assert_close(5 * normalised_depth, depth)
+
+
+def test_many_cameras_are_each_of_them():
+    each = turntable(3, 8)
+    index, pixels = torch.tensor([2, 0, 1, 1]), 8 * torch.rand(4, 2, generator=torch.Generator().manual_seed(0))
+    rays = Cameras.of(each, torch.device("cpu")).rays(index, pixels)
+    alone = [torch.cat(part) for part in zip(*(each[i].rays(pixel[None]) for i, pixel in zip(index, pixels, strict=True)), strict=True)]
+    torch.testing.assert_close(rays, tuple(alone), atol=1e-6, rtol=0)

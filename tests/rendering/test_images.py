@@ -3,7 +3,19 @@ import pytest
 from PIL import Image
 
 from dss.errors import InputError
-from dss.rendering.images import ALARM, RISING, Scale, colorized, contact_sheet, headlight, normal_map, save_png, studio, ticks
+from dss.rendering.images import (
+    ALARM,
+    RISING,
+    Scale,
+    colorized,
+    contact_sheet,
+    headlight,
+    normal_map,
+    read_image,
+    save_png,
+    studio,
+    ticks,
+)
 
 
 def ball(size=32):
@@ -82,3 +94,18 @@ def test_ticks_are_round_and_few(low, high):
 
 def test_ticks_of_one_value():
     assert ticks(3, 3).tolist() == [3]
+
+
+def test_transparency_is_composited_on_white(tmp_path):
+    Image.fromarray(np.array([[[100, 0, 200, 51], [9, 9, 9, 0], [1, 2, 3, 255]]], np.uint8)).save(tmp_path / "a.png")
+    assert read_image(tmp_path / "a.png").tolist() == [[[224, 204, 244], [255, 255, 255], [1, 2, 3]]]
+    Image.fromarray(np.array([[7]], np.uint8)).save(tmp_path / "gray.png")
+    assert read_image(tmp_path / "gray.png").tolist() == [[[7, 7, 7]]]
+
+
+def test_truncated_image(tmp_path):
+    path = tmp_path / "r_1.png"
+    save_png(path, np.random.default_rng(0).integers(0, 256, (16, 24, 3), np.uint8))
+    path.write_bytes(path.read_bytes()[:-60])
+    with pytest.raises(InputError, match="r_1.png: cannot be read"):
+        read_image(path)

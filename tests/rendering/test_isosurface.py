@@ -9,6 +9,7 @@ from skimage.measure import marching_cubes
 
 from dss.errors import InputError
 from dss.fields.base import Field
+from dss.geometry.similarity import Similarity
 from dss.rendering import isosurface as mesher
 from dss.rendering.isosurface import export, extract
 from dss.shell.dual_shell import DualShell
@@ -141,7 +142,7 @@ def test_resolution_out_of_range(resolution):
 def test_export_in_the_units_of_the_input(tmp_path, suffix, center, scale):
     mesh = extract(Analytic(torus), 32)
     path = tmp_path / f"torus.{suffix}"
-    export(mesh, path, np.array(center), scale)
+    export(mesh, path, Similarity(center, scale))
     read = trimesh.load(path, process=False)
     expected = mesh.vertices * scale + center
     if suffix == "STL":  # single precision, no shared vertices
@@ -156,19 +157,20 @@ def test_export_in_the_units_of_the_input(tmp_path, suffix, center, scale):
 @pytest.mark.parametrize("name", ["mesh", "mesh.png"])
 def test_export_to_an_unknown_suffix(tmp_path, name):
     with pytest.raises(InputError, match=r"use one of \.ply, \.obj, \.stl"):
-        export(trimesh.creation.box(), tmp_path / name, np.zeros(3), 1.0)
+        export(trimesh.creation.box(), tmp_path / name, Similarity((0.0, 0.0, 0.0), 1.0))
     assert not list(tmp_path.iterdir())
 
 
 def test_export_to_a_full_disk(tmp_path):
     code = """
-import resource, signal, sys, numpy, trimesh
+import resource, signal, sys, trimesh
 from dss.errors import InputError
+from dss.geometry.similarity import Similarity
 from dss.rendering.isosurface import export
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
 try:
-    export(trimesh.creation.icosphere(4), sys.argv[1], numpy.zeros(3), 1.0)
+    export(trimesh.creation.icosphere(4), sys.argv[1], Similarity((0.0, 0.0, 0.0), 1.0))
 except InputError as error:
     sys.exit(3)
 """

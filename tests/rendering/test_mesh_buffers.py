@@ -6,7 +6,7 @@ import trimesh
 from dss.geometry.distance import MeshDistance
 from dss.rendering import mesh_buffers as truth
 from dss.rendering.cameras import paper_cameras, turntable
-from dss.rendering.mesh_buffers import cached, corner_normals, see
+from dss.rendering.mesh_buffers import cached_render, corner_normals, render_mesh
 
 
 @pytest.fixture(scope="module")
@@ -16,19 +16,19 @@ def distance(ball):
 
 @pytest.mark.parametrize("method", ["paper", "faces", "smooth"])
 def test_ball(distance, method):
-    frame = see(distance, turntable(1, 48)[0], method)
-    radius = np.linalg.norm(frame.points(), axis=1)
-    assert abs(radius - 0.9).max() < 3e-3 and 1000 < frame.hit.sum() < 48 * 48
-    angle = np.degrees(np.arccos((frame.normal[frame.hit] * frame.points() / radius[:, None]).sum(1).clip(-1, 1)))
+    seen = render_mesh(distance, turntable(1, 48)[0], method)
+    radius = np.linalg.norm(seen.points(), axis=1)
+    assert abs(radius - 0.9).max() < 3e-3 and 1000 < seen.hit.sum() < 48 * 48
+    angle = np.degrees(np.arccos((seen.normal[seen.hit] * seen.points() / radius[:, None]).sum(1).clip(-1, 1)))
     assert angle.mean() < {"paper": 0.5, "faces": 2, "smooth": 0.2}[method]
-    assert (frame.normal[~frame.hit] == 0).all() and np.isinf(frame.t[~frame.hit]).all()
+    assert (seen.normal[~seen.hit] == 0).all() and np.isinf(seen.t[~seen.hit]).all()
 
 
 def test_the_two_renderers_agree(box):
     """Masks within 0.2 % of the pixels; and the paper's normals differ near edges only."""
     distance = MeshDistance(box.vertices, box.faces)
     camera = paper_cameras(96)[3]
-    paper, faces = see(distance, camera, "paper"), see(distance, camera, "faces")
+    paper, faces = render_mesh(distance, camera, "paper"), render_mesh(distance, camera, "faces")
     assert (paper.hit != faces.hit).mean() < 0.002
     both = paper.hit & faces.hit
     gap = abs(paper.t[both] - faces.t[both])
@@ -63,18 +63,18 @@ def test_crowded_vertices_keep_face_normals():
 @pytest.mark.parametrize("method", ["paper", "faces"])
 def test_cache(distance, tmp_path, monkeypatch, method):
     camera = turntable(3, 20)[1]
-    first = cached(distance, camera, method, tmp_path)
+    first = cached_render(distance, camera, method, tmp_path)
     (file,) = (tmp_path / "truth").iterdir()
     calls = []
-    monkeypatch.setattr(truth, "see", lambda *arguments: calls.append(arguments) or see(*arguments))
-    again = cached(distance, camera, method, tmp_path)
+    monkeypatch.setattr(truth, "render_mesh", lambda *arguments: calls.append(arguments) or render_mesh(*arguments))
+    again = cached_render(distance, camera, method, tmp_path)
     assert not calls
     for name in ("hit", "t", "normal", "view"):
         assert np.array_equal(getattr(first, name), getattr(again, name))
     file.write_bytes(file.read_bytes()[:100])
-    assert np.array_equal(cached(distance, camera, method, tmp_path).t, first.t) and len(calls) == 1
-    cached(distance, turntable(3, 20)[2], method, tmp_path)
-    cached(MeshDistance(distance.vertices * 0.9, distance.faces), camera, method, tmp_path)
+    assert np.array_equal(cached_render(distance, camera, method, tmp_path).t, first.t) and len(calls) == 1
+    cached_render(distance, turntable(3, 20)[2], method, tmp_path)
+    cached_render(MeshDistance(distance.vertices * 0.9, distance.faces), camera, method, tmp_path)
     assert len(calls) == 3
 
 
@@ -90,6 +90,6 @@ def test_no_pinholes_and_equal_masks_on_real_meshes(data):
     mesh = trimesh.load(data / "thingi32/252119.ply", process=False)
     distance = MeshDistance(mesh.vertices, mesh.faces)
     camera = paper_cameras(160)[5]
-    paper, faces = see(distance, camera, "paper"), see(distance, camera, "faces")
+    paper, faces = render_mesh(distance, camera, "paper"), render_mesh(distance, camera, "faces")
     assert (paper.hit != faces.hit).mean() < 0.002
     assert torch.from_numpy(faces.hit).float().mean() > 0.05

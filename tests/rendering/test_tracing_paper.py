@@ -1,6 +1,7 @@
 import pytest
 import torch
 
+from dss import ops
 from dss.rendering.tracing import trace
 from dss.rendering.tracing_paper import EPSILON, PROBE, trace_exact, trace_paper
 from tests.rendering.test_tracing import Analytic, box, camera_rays, shell_of, sphere, torus
@@ -80,6 +81,20 @@ def test_differences_round_an_edge():
     origins = torch.tensor([[0.1, 0.4 - offset, 2.0] for offset in (0.2, PROBE / 2)])
     hits = trace_exact(box(), box(), origins, torch.tensor([[0.0, 0, -1]]).expand_as(origins))
     assert hits.hit.all() and hits.normal[0, 2] > 0.999 and 0.6 < hits.normal[1, 2] < 0.999
+
+
+def test_how_intervals_and_normals_are_made_may_be_exchanged():
+    field, (origins, directions) = Analytic(sphere(), shell_of(sphere())), camera_rays(24)
+    asked = []
+
+    def intervals(shell, *rays):
+        asked.append(len(rays[0]))
+        return ops.shell_intervals(shell, *rays)
+
+    hits = trace_paper(field, origins, directions, intervals, lambda sdf, points: -points)
+    plain = trace_paper(field, origins, directions)
+    assert asked == [len(origins)] and torch.equal(hits.t, plain.t)
+    assert torch.equal(hits.normal[hits.hit], -(origins + hits.t[:, None] * directions)[hits.hit])
 
 
 def test_no_rays():

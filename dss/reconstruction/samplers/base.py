@@ -14,10 +14,10 @@ import torch
 from torch import Tensor, nn
 
 from dss import ops
-from dss.reconstruction.cameras import Pinhole
 from dss.reconstruction.config import SamplerConfig
 from dss.reconstruction.intervals import Sections, between, divide, union
 from dss.reconstruction.models.base import Model
+from dss.rendering.cameras import Camera
 from dss.shell.dual_shell import DualShell
 
 
@@ -40,7 +40,7 @@ class Sampler(nn.Module, ABC):
         """Called after the last step, to suit the finished model."""
         self.prepare(model, step, generator)
 
-    def aim(self, camera: Pinhole, count: int, generator: torch.Generator) -> Tensor | None:
+    def aim(self, camera: Camera, count: int, generator: torch.Generator) -> Tensor | None:
         """Up to `count` sub-pixel positions (k, 2) of the camera's picture to learn from; None: uniform pixels will do."""
         return None
 

@@ -13,11 +13,11 @@ from torch.optim.adam import adam
 from dss import ops
 from dss.errors import InputError
 from dss.ops import reference as twins
-from dss.reconstruction.cameras import Pinhole
 from dss.reconstruction.config import SamplerConfig
 from dss.reconstruction.intervals import Sections, between, union
 from dss.reconstruction.models.base import Model
 from dss.reconstruction.samplers.base import Sampler
+from dss.rendering.cameras import Camera
 from dss.shell.dual_shell import DualShell
 
 NEIGHBOURS = 10  # that may push a centre
@@ -90,7 +90,7 @@ class SphereCloud(Sampler):
         centers[moved] = centers[beside] + self.config.radius_last / 2 * noise
         self.first[moved] = self.second[moved] = 0
 
-    def aim(self, camera: Pinhole, count: int, generator: torch.Generator) -> Tensor | None:
+    def aim(self, camera: Camera, count: int, generator: torch.Generator) -> Tensor | None:
         """Random points of the spheres, as many of each, as the camera sees them; None where it sees none."""
         if not self.aims:
             return None
