@@ -1,6 +1,5 @@
 """How near a mesh, or a field and its mesh, comes to the truth: normalised units, unscaled, the same for the same seed."""
 
-from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,6 +11,7 @@ from scipy.spatial import cKDTree
 from dss.fields import Field
 from dss.geometry.distance import MeshDistance
 from dss.geometry.mesh import Mesh, load_mesh, surface_samples
+from dss.tables import Column
 
 if TYPE_CHECKING:
     from dss.geometry.points import PointCloud
@@ -19,18 +19,18 @@ if TYPE_CHECKING:
 SAMPLES = 131_072  # points on each surface, the paper's count
 UNIFORM = 1 << 20  # points in [-1, 1]^3
 SPREAD = 0.01  # standard deviation of the near-surface points' offsets, per axis
-COLUMNS = {  # of the table: key, heading, format
-    "chamfer": ("chamfer", ".3e"),
-    "chamfer_floor": ("floor", ".3e"),
-    "surface_mean": ("surface mean", ".2e"),
-    "surface_rms": ("rms", ".2e"),
-    "surface_max": ("max", ".2e"),
-    "normal_error_deg": ("normals", ".2f"),
-    "iou_uniform": ("IoU", ".5f"),
-    "iou_near": ("near IoU", ".4f"),
-    "bytes": ("bytes", ",.0f"),
-    "faces": ("faces", ",.0f"),
-}
+COLUMNS = (
+    Column("chamfer", "chamfer", ".3e"),
+    Column("chamfer_floor", "floor", ".3e"),
+    Column("surface_mean", "surface mean", ".2e"),
+    Column("surface_rms", "rms", ".2e"),
+    Column("surface_max", "max", ".2e"),
+    Column("normal_error_deg", "normals", ".2f"),
+    Column("iou_uniform", "IoU", ".5f"),
+    Column("iou_near", "near IoU", ".4f"),
+    Column("bytes", "bytes", ",.0f"),
+    Column("faces", "faces", ",.0f"),
+)
 
 
 def evaluate(
@@ -151,26 +151,3 @@ def load_prediction(path: Path | str, truth: Mesh) -> trimesh.Trimesh:
     mesh = load_mesh(path)
     vertices = truth.similarity.inverse(mesh.similarity.apply(mesh.vertices))
     return trimesh.Trimesh(vertices, mesh.faces, process=False)
-
-
-def average(rows: Iterable[dict]) -> dict[str, float]:
-    """Mean of every number that all rows have."""
-    rows = list(rows)
-    shared = [key for key, value in rows[0].items() if isinstance(value, int | float) and all(key in row for row in rows)]
-    return {key: float(np.mean([row[key] for row in rows])) for key in shared}
-
-
-def table(rows: dict[str, dict]) -> str:
-    """Markdown table of named rows, aligned for the terminal; without the columns that some row lacks."""
-    columns = {key: column for key, column in COLUMNS.items() if all(key in row for row in rows.values())}
-    cells = [["", *(heading for heading, _ in columns.values())]]
-    cells += [[name, *(format(row[key], style) for key, (_, style) in columns.items())] for name, row in rows.items()]
-    return markdown(cells)
-
-
-def markdown(cells: list[list[str]]) -> str:
-    """Lines of cells as a Markdown table, the first its head and the first column its names, aligned for the terminal."""
-    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-    rule = ["-" * widths[0], *("-" * (width - 1) + ":" for width in widths[1:])]
-    lines = [[line[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(line[1:], widths[1:], strict=True))] for line in cells]
-    return "\n".join(f"| {' | '.join(line)} |" for line in (lines[0], rule, *lines[1:]))

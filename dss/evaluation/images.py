@@ -11,6 +11,8 @@ from skimage.metrics import structural_similarity
 
 from dss.rendering.buffers import Buffers
 
+SSIM_WINDOW = 11  # pixels per side, the larger of the windows of the two kinds of SSIM; images must have as many
+
 
 def psnr(first: np.ndarray, second: np.ndarray) -> float:
     """Peak signal-to-noise ratio in dB of two uint8 images of one shape; inf where they are equal."""
@@ -19,7 +21,7 @@ def psnr(first: np.ndarray, second: np.ndarray) -> float:
 
 
 def ssim_gray(first: np.ndarray, second: np.ndarray) -> float:
-    """Structural similarity of two (h, w, 3) uint8 images as in the paper: gray, scikit-image's 7x7 window (dss.md, section 8)."""
+    """Structural similarity of two (h, w, 3) uint8 images as in the paper: gray, scikit-image's 7x7 window (docs/method.md, section 9)."""
     return float(structural_similarity(*(np.asarray(Image.fromarray(image).convert("L")) for image in (first, second))))
 
 
@@ -46,12 +48,6 @@ def compare_buffers(ours: Buffers, truth: Buffers) -> dict[str, float]:
         "normal_error_deg": float(np.degrees(2 * np.arcsin((chord / 2).clip(0, 1))).mean()) if both.any() else math.nan,
         "depth_error": float(np.abs(ours.t[both] - truth.t[both]).mean()) if both.any() else math.nan,
     }
-
-
-def mean(rows: list[dict[str, float]]) -> dict[str, float]:
-    """The mean of each number; a PSNR of inf makes its mean inf, NaN is left out."""
-    columns = {key: np.array([row[key] for row in rows]) for key in rows[0]}
-    return {key: float(values[~np.isnan(values)].mean()) if not np.isnan(values).all() else math.nan for key, values in columns.items()}
 
 
 def load_lpips() -> Callable[[np.ndarray, np.ndarray], float] | None:

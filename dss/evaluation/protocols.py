@@ -13,8 +13,19 @@ from dss.rendering.cameras import Camera, centred_cameras, paper_cameras
 from dss.rendering.images import normal_map, save_png
 from dss.rendering.mesh_buffers import Method, cached_render, render_mesh
 from dss.rendering.tracing_paper import trace_exact, trace_paper
+from dss.tables import Column
 
 BACKGROUNDS = {"white": 1.0, "black": -1.0}  # the normal that fills the pixels of a miss; which one the paper used is unclear
+
+COLUMNS = (
+    Column("ssim_white", "SSIM white", ".4f"),
+    Column("ssim_black", "SSIM black", ".4f"),
+    Column("psnr_white", "PSNR white", ".2f"),
+    Column("mask_iou", "mask IoU", ".5f"),
+    Column("normal_error_deg", "normals (deg)", ".2f"),
+    Column("depth_error", "depth", ".2e"),
+    Column("seconds", "s / frame", ".2f"),
+)
 
 
 @dataclass(frozen=True)

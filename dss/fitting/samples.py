@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
+from scipy.spatial import cKDTree
 from torch import Tensor
 
 from dss.config import SamplesSettings
@@ -14,12 +15,14 @@ from dss.shell.dual_shell import DualShell
 if TYPE_CHECKING:  # the machine that fits may lack Warp and trimesh
     from dss.geometry.distance import MeshDistance
     from dss.geometry.mesh import Mesh
+    from dss.geometry.points import PointCloud
 
 PROBE = 3**0.5 / 192  # the paper enlarges the outer spheres by this, so that its finite differences stay inside
 IMPORTANCE = 100.0  # the paper draws its importance samples with the weights exp(-IMPORTANCE |sdf|)
 MIN_SAMPLES = 500  # per sphere
 ON_SPHERE = 300  # samples per sphere exactly on its (enlarged) outer radius
 NEGLIGIBLE = 15.0  # beyond exp(-NEGLIGIBLE) a weight is not worth a distance
+SIDE_NEIGHBOURS = 8  # points that say on which side of the surface a far sample is
 INTERLAYER_SHARE = 0.25  # `partition`: share of the samples that is uniform in the interlayer; the rest is near the surface
 
 
@@ -55,6 +58,33 @@ def draw_samples(
     generator = np.random.default_rng(seed)
     draw = {"pairs": _pairs, "partition": _partition, "importance": _importance, "near": _near}[config.method]
     return draw(mesh, distance, shell, config, owner_rule, generator)
+
+
+def oriented_samples(cloud: "PointCloud", count: int, spread: float, uniform_share: float, seed: int) -> Samples:
+    """`count` samples per point of a cloud, each moved along the point's normal by a number of N(0, spread).
+
+    A sample learns the signed distance to the tangent plane at the point nearest to it. Where that is the point it came
+    from, the distance is the offset; beside folds and thin parts the offset would be too large. Its `owner` is the point that
+    it came from.
+
+    As many as `uniform_share` of these are drawn in the cube besides, so that no surface appears far from the points. Of
+    them, those beyond the reach of the offsets, 3 `spread`, are kept. They belong to the nearest point, and learn the
+    distance to it (too large by little there) with the sign that most of the planes of their neighbours give.
+    """
+    generator, tree = np.random.default_rng(seed), cKDTree(cloud.points)
+    offset = generator.normal(0, spread, (len(cloud.points), count, 1))
+    moved = (cloud.points[:, None] + offset * cloud.normals[:, None]).reshape(-1, 3)
+    _, nearest = tree.query(moved)
+    sdf = ((moved - cloud.points[nearest]) * cloud.normals[nearest]).sum(1)
+
+    far = generator.uniform(-1, 1, (round(uniform_share * len(moved)), 3))
+    far = far[tree.query(far)[0] > 3 * spread]
+    distance, around = tree.query(far, SIDE_NEIGHBOURS)
+    side = ((far[:, None] - cloud.points[around]) * cloud.normals[around]).sum(2).mean(1)
+    owner = np.concatenate([np.arange(len(cloud.points)).repeat(count), around[:, 0]])
+    far_sdf = np.where(side < 0, -1, 1) * distance[:, 0]
+    points, values = np.concatenate([moved, far]), np.concatenate([sdf, far_sdf])
+    return Samples(_tensor(points), torch.from_numpy(owner), _tensor(values))
 
 
 def _pairs(

@@ -128,7 +128,9 @@ def _edges(vertices: np.ndarray, faces: np.ndarray) -> tuple[np.ndarray, np.ndar
 def _read(path: str) -> tuple[np.ndarray, np.ndarray, str]:
     """Vertices (v, 3) float64, faces (f, 3) int64 and SHA-256 of a file as it stands."""
     if path == "demo":
-        from dss.geometry.demo_mesh import demo_mesh  # scikit-image loads slowly, and only the demo needs it here
+        from dss.geometry.demo_mesh import (
+            demo_mesh,  # scikit-image loads slowly, and only the demo needs it here
+        )
 
         mesh = demo_mesh()
         vertices, faces = np.asarray(mesh.vertices, np.float64), np.asarray(mesh.faces, np.int64)

@@ -1,4 +1,4 @@
-"""Oriented point clouds: load, normalise, give normals to those without; and the training samples along their normals."""
+"""Oriented point clouds: load, normalise, and give normals to those without."""
 
 import hashlib
 import re
@@ -8,17 +8,14 @@ from pathlib import Path
 
 import numpy as np
 import pymeshlab
-import torch
-from scipy.spatial import cKDTree
 
 from dss.errors import InputError
-from dss.fitting.samples import Samples
 from dss.geometry.mesh import Mesh, enclosing_ball, surface_samples
 from dss.geometry.similarity import Similarity
 
 FORMATS = (".pts", ".xyz", ".ply")
-LEAST = 30  # points that make a cloud
-NEIGHBOURS = 8  # that estimate a normal, or say which side of the surface a point is on
+MIN_POINTS = 30  # distinct ones, that make a cloud
+NEIGHBOURS = 8  # that estimate a normal
 HEADER = re.compile(rb"ply\b.*?\nend_header", re.S)
 
 
@@ -36,30 +33,6 @@ class PointCloud:
     path: str
     sha256: str  # of the file's bytes
 
-    def samples(self, count: int, spread: float, uniform: float, seed: int) -> Samples:
-        """`count` samples per point, moved along its normal by one number of N(0, spread); each learns the signed distance to
-        the tangent plane at the point nearest to it, and belongs to (`owner`) the point that it came from.
-
-        Where the point itself is the nearest, that is the offset. Elsewhere, beside folds and thin parts, the offset would be
-        too large a distance. A share `uniform` is drawn in the cube, so that no surface appears far from the points. Those
-        that lie farther than the offsets reach, 3 `spread`, belong to the nearest point and learn the distance to it, too
-        large by little there, with the sign of most of its neighbours' planes.
-        """
-        generator, tree = np.random.default_rng(seed), cKDTree(self.points)
-        offset = generator.normal(0, spread, (len(self.points), count, 1))
-        moved = (self.points[:, None] + offset * self.normals[:, None]).reshape(-1, 3)
-        _, nearest = tree.query(moved)
-        sdf = ((moved - self.points[nearest]) * self.normals[nearest]).sum(1)
-
-        far = generator.uniform(-1, 1, (round(uniform * len(moved)), 3))
-        far = far[tree.query(far)[0] > 3 * spread]
-        distance, around = tree.query(far, NEIGHBOURS)
-        side = ((far[:, None] - self.points[around]) * self.normals[around]).sum(2).mean(1)
-        owner = np.concatenate([np.arange(len(self.points)).repeat(count), around[:, 0]])
-        values = np.concatenate([moved, far]), np.concatenate([sdf, np.where(side < 0, -1, 1) * distance[:, 0]])
-        points, sdf = (torch.from_numpy(value).float() for value in values)
-        return Samples(points, torch.from_numpy(owner), sdf)
-
 
 def is_cloud(path: Path | str) -> bool:
     """Whether a file is a point cloud by its suffix, or a PLY file without faces."""
@@ -75,7 +48,7 @@ def load_points(path: Path | str, radius: float = 0.9, normals: str = "auto") ->
     line with their number alone is skipped) or .ply.
 
     `normals`: those of the `file`, `estimated` ones, or `auto`: estimated where the file has none. Raises InputError on a file
-    that is not a point cloud, on NaN and zero normals, on fewer than LEAST points, and where normals are asked for and absent.
+    that is not a point cloud, on NaN and zero normals, on fewer than MIN_POINTS points, and where normals are asked for and absent.
     """
     path = Path(path)
     suffix = path.suffix.lower()
@@ -88,8 +61,8 @@ def load_points(path: Path | str, radius: float = 0.9, normals: str = "auto") ->
     points, given = _read_ply(path, content) if suffix == ".ply" else _read_text(path, content)
 
     count = len(np.unique(points, axis=0))
-    if count < LEAST:
-        raise InputError(f"{path}: {count} distinct points are too few for a surface; give at least {LEAST}")
+    if count < MIN_POINTS:
+        raise InputError(f"{path}: {count} distinct points are too few for a surface; give at least {MIN_POINTS}")
     unusable = int((~np.isfinite(points)).any(1).sum())
     if unusable:
         raise InputError(f"{path}: {unusable} of {len(points)} points are NaN or infinite; remove them")

@@ -1,9 +1,10 @@
-"""Key spheres that need the thinnest shell: a cover of the surface by medial balls (anchors.md, section 4).
+"""Key spheres that need the thinnest shell: a cover of the surface by medial balls (docs/method.md, section 2).
 
 A ball inside the solid has as its radius the distance of its centre from the surface; the thickness of its shell is what
 the ball must grow by to hold the surface points given to it. Three searches lower the thickness: farthest-point insertion
-of medial balls; Lloyd's iteration, with relocation of the balls of least worth; and a descent ball by ball, which exploits
-that the outer balls overlap. Balls are rows x y z r, float64, their centres float32 numbers.
+of medial balls; Lloyd's iteration, with rounds in which the cheapest balls are removed and the costliest split; and a
+descent ball by ball, which exploits that the outer balls overlap. Balls are rows x y z r, float64, whose centres are
+float32 numbers.
 """
 
 from dataclasses import dataclass
@@ -19,11 +20,12 @@ from dss.shell.certify import nearest_sphere
 COARSE = 120  # samples per ball for insertion and Lloyd's iteration; 20,000 to 100,000 in all
 DENSE = 400_000  # samples of the descent
 ROUNDING = 1e-9  # so that a ball holds the sample that it reaches for
-LEAST = 1e-5  # radius below which float32 does not tell inside from outside
+MIN_RADIUS = 1e-5  # below it, float32 does not tell inside from outside
 SHRINKINGS = 12  # of a ball until it is medial; most need five
 TRIALS = 8  # places near its own that a ball chooses from at a time
 ROUNDS = 12  # of relocation
-RELOCATED = 0.08  # largest share of the balls that one round relocates
+MAX_RELOCATED = 0.08  # share of the balls that one round removes
+SAVED_BY_HALVING = 0.5  # of the volume of a cell
 DESCENTS = 20  # rounds of the descent
 
 
@@ -51,7 +53,7 @@ def _balls(distance: MeshDistance, centers: np.ndarray) -> np.ndarray:
     """The largest balls (..., 4) inside the solid at centers (..., 3); radius -inf outside, so that no use is made of them."""
     centers = centers.astype(np.float32)
     radii = -distance.sdf(centers.reshape(-1, 3)).reshape(centers.shape[:-1])
-    return np.concatenate([centers, np.where(radii > LEAST, radii, -np.inf)[..., None]], -1, dtype=np.float64)
+    return np.concatenate([centers, np.where(radii > MIN_RADIUS, radii, -np.inf)[..., None]], -1, dtype=np.float64)
 
 
 def _gap(points: np.ndarray, balls: np.ndarray) -> np.ndarray:
@@ -84,15 +86,19 @@ class _Cells:
 
     gap: np.ndarray  # (2, n) of the best and the second best ball; inf where there is none within reach
     ball: np.ndarray  # (2, n) int64; -1 where there is none
-    members: np.ndarray  # (n,) samples sorted by ball
+    members: np.ndarray  # (n,) index of the samples, sorted by ball
     start: np.ndarray  # (S + 1,) of each ball's part of members
     thickness: np.ndarray  # (S,)
     share: np.ndarray  # (S,) of the surface
 
     @property
-    def worth(self) -> np.ndarray:
-        """(S,) about the volume of each ball's part of the shell, per area of the surface."""
+    def volume(self) -> np.ndarray:
+        """(S,) of each ball's part of the shell, about, per area of the surface."""
         return self.share * self.thickness
+
+    def members_of(self, ball: int) -> np.ndarray:
+        """Index (n,) of a ball's samples."""
+        return self.members[self.start[ball] : self.start[ball + 1]]
 
 
 class _Lloyd:
@@ -166,51 +172,80 @@ class _Lloyd:
         return better
 
     def relocate(self, balls: np.ndarray) -> np.ndarray:
-        """Rounds of moving balls of little worth to where the shell is thick, each kept where the whole shell gets thinner."""
-        cells, limit = self.cells(balls), max(1, int(RELOCATED * len(balls)))
+        """Rounds of exchanging balls and settling around them, each kept where the whole shell gets thinner."""
+        cells, limit = self.cells(balls), max(1, int(MAX_RELOCATED * len(balls)))
         for _ in range(ROUNDS):
             trial, active = self._exchange(balls, cells, limit)
             trial = self.settle(trial, 3, active)
             trial_cells = self.cells(trial)
-            if trial_cells.worth.sum() < cells.worth.sum():
+            if trial_cells.volume.sum() < cells.volume.sum():
                 balls, cells = trial, trial_cells
             else:
                 limit = max(1, limit // 2)
         return balls
 
     def _exchange(self, balls: np.ndarray, cells: _Cells, limit: int) -> tuple[np.ndarray, np.ndarray]:
-        """Let up to `limit` balls, no two of them neighbours, each take half of a cell of large worth.
+        """Remove the cheapest balls (up to `limit`) and split the costliest instead, so that their number stays.
 
-        Returns the balls, and which of them (S,) bool have a part in that or are neighbours of those that have.
+        Returns the new balls (S, 4), and which of them (S,) bool were removed or split, or are neighbours of those.
         """
-        count, gap, (ball, other) = len(balls), cells.gap[1], cells.ball
-        shared = other >= 0
-        pairs, inverse = np.unique(ball[shared] * count + other[shared], return_inverse=True)
-        removed, heir = pairs // count, pairs % count
-        inherited = np.zeros(len(pairs))  # thickness
-        np.maximum.at(inherited, inverse, gap[shared])
-        worth = (cells.share[heir] + np.bincount(inverse) / len(self.samples)) * np.maximum(cells.thickness[heir], inherited)
-        cost = np.bincount(removed, worth - cells.worth[heir], minlength=count) - cells.worth
-        cost[ball[~shared]] = np.inf
-        heirs = np.split(heir, np.searchsorted(removed, np.arange(1, count)))
-
-        balls, left = balls.copy(), limit
-        busy, active = np.zeros(count, bool), np.zeros(count, bool)
-        rich = iter(np.argsort(-cells.worth))
-        for poor in np.argsort(cost):
-            if busy[poor] or busy[heirs[poor]].any():
-                continue
-            busy[poor] = busy[heirs[poor]] = True
-            split = next((index for index in rich if not busy[index]), None)
-            if not left or split is None or cost[poor] > 0.5 * cells.worth[split]:  # what halving a cell saves, or more
-                break
-            busy[split], left = True, left - 1
-            active[[poor, split, *heirs[poor], *heirs[split]]] = True
-            members = cells.members[cells.start[split] : cells.start[split + 1]]
-            medial = np.concatenate([balls[split, None], self.medial[self.generator.choice(members, 8 * TRIALS)]])
-            for index, half in zip((split, poor), _halves(self.samples[members]), strict=True):
-                balls[index] = medial[_gap(half[:, None], medial).max(0).argmin()]
+        cost, heirs = _removals(cells)
+        balls, active = balls.copy(), np.zeros(len(balls), bool)
+        for removed, split in _exchanges(cost, heirs, cells.volume, limit):
+            balls[split], balls[removed] = self._halved(balls[split], cells.members_of(split))
+            active[[removed, split, *heirs[removed], *heirs[split]]] = True
         return balls, active
+
+    def _halved(self, ball: np.ndarray, members: np.ndarray) -> list[np.ndarray]:
+        """Two balls (4,) in the place of one with the samples `members` (n,): one for either half of its cell.
+
+        Each is the best of the ball itself and of the medial balls of some members.
+        """
+        picked = self.generator.choice(members, 8 * TRIALS)
+        candidates = np.concatenate([ball[None], self.medial[picked]])
+        halves = _halves(self.samples[members])
+        return [candidates[_gap(half[:, None], candidates).max(0).argmin()] for half in halves]
+
+
+def _removals(cells: _Cells) -> tuple[np.ndarray, list[np.ndarray]]:
+    """What it costs to remove each ball, and who inherits its samples.
+
+    Each sample of a removed ball goes to its second best ball, an heir, which may have to grow for it. The cost (S,) is the
+    volume that the shell gains; infinite where some sample has no second ball within reach. The heirs are S arrays (h,).
+    """
+    count, (first, second) = len(cells.share), cells.ball
+    inherited = second >= 0
+    pairs, pair = np.unique(first[inherited] * count + second[inherited], return_inverse=True)
+    removed, heir = pairs // count, pairs % count
+    share = np.bincount(pair) / len(first)
+    thickness = np.zeros(len(pairs))
+    np.maximum.at(thickness, pair, cells.gap[1, inherited])
+    volume = (cells.share[heir] + share) * np.maximum(cells.thickness[heir], thickness)
+    cost = np.bincount(removed, volume - cells.volume[heir], minlength=count) - cells.volume
+    cost[first[~inherited]] = np.inf
+    return cost, np.split(heir, np.searchsorted(removed, np.arange(1, count)))
+
+
+def _exchanges(
+    cost: np.ndarray, heirs: list[np.ndarray], volume: np.ndarray, limit: int
+) -> list[tuple[int, int]]:
+    """Up to `limit` pairs of a ball to remove, cheapest first, and one to split, costliest first, while that pays.
+
+    A ball that inherits is neither removed nor split, and inherits once, so that the costs stay true.
+    """
+    chosen, taken, costliest = [], np.zeros(len(cost), bool), iter(np.argsort(-volume))
+    for removed in np.argsort(cost):
+        if taken[removed] or taken[heirs[removed]].any():
+            continue
+        taken[[removed, *heirs[removed]]] = True
+        split = next((ball for ball in costliest if not taken[ball]), None)
+        if split is None or cost[removed] > SAVED_BY_HALVING * volume[split]:
+            break
+        taken[split] = True
+        chosen.append((removed, split))
+        if len(chosen) == limit:
+            break
+    return chosen
 
 
 def _halves(points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -7,7 +7,14 @@ import torch
 from PIL import Image
 from skimage import metrics
 
-from dss.evaluation.images import compare_buffers, compare_images, load_lpips, mean, psnr, ssim_gray, ssim_rgb
+from dss.evaluation.images import (
+    compare_buffers,
+    compare_images,
+    load_lpips,
+    psnr,
+    ssim_gray,
+    ssim_rgb,
+)
 from dss.rendering.buffers import render
 from dss.rendering.cameras import turntable
 from dss.rendering.images import save_png
@@ -76,11 +83,6 @@ def test_buffers_that_hit_nothing():
     seen = render(Analytic(lambda points: 1 + 0 * points.sum(1)), turntable(1, 4)[0])
     row = compare_buffers(seen, seen)
     assert row["mask_iou"] == 1 and math.isnan(row["normal_error_deg"]) and math.isnan(row["depth_error"])
-
-
-def test_mean():
-    row = mean([{"a": 1.0, "b": math.inf, "c": math.nan}, {"a": 3.0, "b": 1.0, "c": 5.0}])
-    assert row == {"a": 2, "b": math.inf, "c": 5} and math.isnan(mean([{"c": math.nan}])["c"])
 
 
 def test_lpips_needs_its_weights(monkeypatch, tmp_path):

@@ -127,7 +127,9 @@ class Shell(Sampler):
             self.finish(model, step, generator)
 
     def finish(self, model: Model, step: int, generator: torch.Generator) -> None:
-        from dss.reconstruction.model_shell import shell_of_model  # with the libraries for meshes, which rendering does not need
+        from dss.reconstruction.model_shell import (
+            shell_of_model,  # with the libraries for meshes, which rendering does not need
+        )
 
         self.shell = shell_of_model(model, self.config).to(model.device)
 
