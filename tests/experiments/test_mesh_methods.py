@@ -20,7 +20,7 @@ def test_simplified_draco_keeps_its_share(tmp_path, ball, fewer_points, cache):
     row = measure(entry, tmp_path / "ball.ply", folder, settings, CPU)
     assert row["faces"] == len(load_mesh(tmp_path / "ball.ply").faces) // 4
     assert row["file_bytes"] == (folder / "mesh.drc").stat().st_size
-    assert row["fit_seconds"] > 0 and 0.9 < row["mask_iou_paper"] < 1
+    assert row["fit_seconds"] > 0 and 0.9 < row["mask_iou_paper"] <= 1
 
 
 def test_a_frame_takes_time(ball_run, box):

@@ -1,10 +1,13 @@
 """Many meshes with one configuration."""
 
 import json
+import sys
+from functools import partial
 
 import pytest
 import yaml
 
+from dss.evaluation.measure import measure_run
 from dss.experiments.sweep import sweep
 from dss.run import load_config
 
@@ -13,6 +16,13 @@ TINY = {
     "field": {"method": "nglod", "lods": 1, "width": 8, "features": 2},
     "fit": {"epochs": 2, "resample": 2, "batch_size": 500, "lr": 3e-3, "band": 0},
 }
+
+
+@pytest.fixture(autouse=True)
+def coarse(monkeypatch, fewer_points):
+    """Meshes of few faces, which is faster."""
+    module = sys.modules["dss.experiments.sweep"]
+    monkeypatch.setattr(module, "measure_run", partial(measure_run, resolution=32))
 
 
 @pytest.fixture
@@ -31,7 +41,7 @@ def meshes(tmp_path, box):
     return [tmp_path / f"{name}.ply" for name in ("one", "bad", "two")]
 
 
-def test_each_mesh_has_its_run_and_a_bad_one_says_why(config, meshes, tmp_path, fewer_points):
+def test_each_mesh_has_its_run_and_a_bad_one_says_why(config, meshes, tmp_path):
     out = tmp_path / "out"
     found = list(sweep(str(config), meshes, out))
     assert [result.data for result in found] == ["one", "bad", "two"]
@@ -46,7 +56,7 @@ def test_each_mesh_has_its_run_and_a_bad_one_says_why(config, meshes, tmp_path, 
     assert (out / "one" / "field.safetensors").stat().st_mtime_ns == before
 
 
-def test_the_script(config, meshes, tmp_path, script, fewer_points):
+def test_the_script(config, meshes, tmp_path, script):
     out = tmp_path / "out"
     code, output, error = script("scripts.sweep", *meshes, "--config", config, "--out", out)
     assert code == 2 and not error, error
