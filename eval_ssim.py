@@ -21,7 +21,7 @@ from dss.errors import InputError
 from dss.evaluation.geometry import markdown
 from dss.evaluation.images import load_lpips, mean, psnr, ssim_rgb
 from dss.files import replacing
-from dss.reconstruction.nerf_synthetic import listed, read_image, scene_views
+from dss.reconstruction.nerf_synthetic import listed, posed_images, read_image
 from dss.reconstruction.run import is_views
 from dss.rendering.cameras import PAPER_SIZE, PAPER_VIEWS
 
@@ -115,7 +115,7 @@ def compare_normals(args) -> None:
 
 def compare_renders(args) -> None:
     """A folder of images against a scene's split; table and ssim.json."""
-    truth = {view.name: view for view in scene_views(args.truth, args.split)}
+    truth = {view.name: view for view in posed_images(args.truth, args.split)}
     if not args.renders.is_dir():
         raise InputError(f"{args.renders}: no such folder; it holds the images to compare, named as in the scene")
     ours = {path.stem: path for path in sorted(args.renders.iterdir()) if path.suffix.lower() in SUFFIXES}

@@ -2,33 +2,47 @@
 
 from collections.abc import Iterator
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from dss.evaluation.images import psnr, ssim_rgb
-from dss.reconstruction.run import ViewsRun
+from dss.reconstruction.cameras import Frame
 from dss.reconstruction.scene import Photo, Scene, load_scene
 from dss.reconstruction.volume_rendering import Picture, render_picture
 
+if TYPE_CHECKING:
+    from dss.run import PhotoRun
 
-def scene_of(run: ViewsRun, split: str, path: str | None = None, every: int = 1) -> Scene:
-    """Every n-th photo of a split of the scene that the run learned from, in the run's frame; `path` where it has moved."""
-    scene = load_scene(replace(run.config.scene, path=path or run.config.scene.path), split, run.frame)
+
+def scene_of(run: "PhotoRun", split: str, path: str | None = None, every: int = 1) -> Scene:
+    """Every n-th photo of a split of the scene that the run learned from, in the run's frame.
+
+    `path` is where the scene lies now, if it has moved. Raises InputError as `load_scene`.
+    """
+    settings = run.config.scene.model_copy(update={"path": path} if path else {})
+    frame = Frame(run.similarity.center, run.similarity.scale)
+    scene = load_scene(settings, split, frame)
     return replace(scene, photos=scene.photos[::every])
 
 
-def pictures(run: ViewsRun, scene: Scene) -> Iterator[tuple[Photo, Picture]]:
-    """What the model looks like from each photo's camera. The first frame is rendered twice, so that no time counts a set-up."""
+def pictures(run: "PhotoRun", scene: Scene) -> Iterator[tuple[Photo, Picture]]:
+    """What the model looks like from each photo's camera.
+
+    The first one is rendered twice, so that no time counts a set-up.
+    """
     for number, photo in enumerate([scene.photos[0], *scene.photos]):
-        picture = render_picture(run.model, run.sampler, photo.camera, run.background, run.config.render)
+        settings = run.config.render
+        picture = render_picture(run.model, run.sampler, photo.camera, run.background, settings)
         if number:
             yield photo, picture
 
 
 def compare(picture: Picture, photo: Photo, background: Tensor) -> dict[str, float]:
-    """PSNR and SSIM of a picture and its photo before the same background, with what the picture cost."""
+    """PSNR and SSIM of a picture and its photo before the same background (3,), with what the
+    picture cost."""
     truth = truth_of(photo, background)
     return {
         "psnr": psnr(picture.colour, truth),

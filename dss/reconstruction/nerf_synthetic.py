@@ -1,4 +1,5 @@
-"""Posed images: the NeRF-synthetic layout, transforms_SPLIT.json beside the PNGs that it names."""
+"""Images with cameras in the NeRF-synthetic layout: transforms_SPLIT.json beside the PNGs that it
+names."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,44 +10,60 @@ from PIL import Image, UnidentifiedImageError
 from dss.errors import InputError
 from dss.rendering.cameras import Camera, nerf_cameras
 
+MAX_NAMES = 6  # in the one line of an error
+
 
 @dataclass(frozen=True)
-class View:
-    """One posed image of a scene."""
+class PosedImage:
+    """One image of a scene and its camera."""
 
     name: str  # of the image, without folder and suffix
     path: Path
     camera: Camera
 
 
-def scene_views(scene: Path | str, split: str) -> list[View]:
-    """The views of a split (train, val, test) of a NeRF-synthetic scene, in the order of its JSON.
+def posed_images(scene: Path | str, split: str) -> list[PosedImage]:
+    """The images of a split (train, val, test) of a NeRF-synthetic scene, in the order of its JSON.
 
-    Raises InputError where the JSON is missing or broken, where images are missing or unreadable, and where they are not
-    all of one size; the line names them.
+    Raises InputError where the JSON is missing or broken, where images are missing or unreadable,
+    and where they are not all of one size; the line names them.
     """
     scene = Path(scene)
-    cameras = nerf_cameras(scene / f"transforms_{split}.json", 1, 1)
+    file = scene / f"transforms_{split}.json"
+    cameras = nerf_cameras(file, 1, 1)
     if not cameras:
-        raise InputError(f"{scene / f'transforms_{split}.json'}: names no images; fetch the scene again")
-    paths = {name: scene / (name if name.endswith(".png") else f"{name}.png") for name in cameras}
+        raise InputError(f"{file}: names no images; fetch the scene again")
+    paths = {
+        name: scene / (name if name.endswith(".png") else f"{name}.png") for name in cameras
+    }
     missing = [str(path.relative_to(scene)) for path in paths.values() if not path.is_file()]
     if missing:
-        raise InputError(f"{scene}: {listed(missing)} of its {split} split are missing; fetch the scene again")
+        raise InputError(
+            f"{scene}: {listed(missing)} of its {split} split are missing; fetch the scene again"
+        )
     sizes = {name: image_size(path) for name, path in paths.items()}
     first, size = next(iter(sizes.items()))
-    odd = [f"{paths[name].relative_to(scene)} ({w}x{h})" for name, (w, h) in sizes.items() if (w, h) != size]
+    odd = [
+        f"{paths[name].relative_to(scene)} ({w}x{h})"
+        for name, (w, h) in sizes.items() if (w, h) != size
+    ]  # fmt: skip
     if odd:
         usual = f"{paths[first].relative_to(scene)} is {size[0]}x{size[1]}"
         raise InputError(f"{scene}: {usual}, but {listed(odd)} differ; fetch the scene again")
-    views = [View(paths[name].stem, paths[name], Camera(camera.pose, camera.fov, *size)) for name, camera in cameras.items()]
-    if len({view.name for view in views}) < len(views):
-        raise InputError(f"{scene / f'transforms_{split}.json'}: names an image twice; fetch the scene again")
-    return views
+    images = [
+        PosedImage(paths[name].stem, paths[name], Camera(camera.pose, camera.fov, *size))
+        for name, camera in cameras.items()
+    ]
+    if len({image.name for image in images}) < len(images):
+        raise InputError(f"{file}: names an image twice; fetch the scene again")
+    return images
 
 
 def read_image(path: Path | str) -> np.ndarray:
-    """An image file as (h, w, 3) uint8, its transparency composited on white. Raises InputError where it cannot be read."""
+    """An image file as (h, w, 3) uint8, its transparency composited on white.
+
+    Raises InputError where it cannot be read.
+    """
     try:
         with Image.open(path) as image:
             values = np.asarray(image.convert("RGBA"), np.float64)
@@ -65,12 +82,15 @@ def image_size(path: Path | str) -> tuple[int, int]:
         raise unreadable(path, error) from error
 
 
-def listed(names: list[str], most: int = 6) -> str:
+def listed(names: list[str]) -> str:
     """Names for an error's one line: all of a few, the first of many and how many more."""
-    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
+    more = len(names) - MAX_NAMES
+    return ", ".join(names[:MAX_NAMES]) + (f" and {more} more" if more > 0 else "")
 
 
 def unreadable(path: Path | str, error: Exception) -> InputError:
     """The error to raise for an image file that cannot be read, in one line."""
-    kind = "not an image" if isinstance(error, UnidentifiedImageError) else getattr(error, "strerror", None) or error
+    kind = getattr(error, "strerror", None) or error
+    if isinstance(error, UnidentifiedImageError):
+        kind = "not an image"
     return InputError(f"{path}: cannot be read ({kind}); replace the file")
