@@ -83,8 +83,8 @@ class VolSDF(Model):
             gap = t.diff() * (interval[:, 1:] == interval[:, :-1])
             beta = smallest_beta(gap, sdf, self.width)
             opacity = -torch.expm1(-density(sdf[:, :-1], beta) * gap)
-            even = gap / gap.sum(1, keepdim=True).clamp(min=1e-9)
-            weight = (1 - EVEN) * opacity * exclusive_transmittance(opacity) + EVEN * even
+            even = EVEN * gap / gap.sum(1, keepdim=True).clamp(min=1e-9)
+            weight = (1 - EVEN) * opacity * exclusive_transmittance(opacity) + even
             done = (beta <= self.width)[:, 0] | (number == settings.rounds)
             values, found = inverse_cdf(t[done], weight[done], count, interval[done], generator)
             result[ray[done]], intervals[ray[done]] = values, interval[done].gather(1, found)
