@@ -26,7 +26,8 @@ class Column:
 def mean_of(rows: Iterable[Mapping[str, Any]]) -> dict[str, float]:
     """The mean of every number that all rows have; of booleans, the share that is true.
 
-    NaN is left out, unless all are NaN; one infinity, such as the PSNR of equal images, makes the mean infinite.
+    NaN is left out, unless all are NaN; one infinity, such as the PSNR of equal images, makes the
+    mean infinite.
     """
     rows = list(rows)
     means = {}
@@ -39,7 +40,10 @@ def mean_of(rows: Iterable[Mapping[str, Any]]) -> dict[str, float]:
 
 
 def table(rows: Mapping[str, Mapping[str, Any]], columns: Sequence[Column]) -> str:
-    """Markdown of named rows. Columns that no row has are left out; a cell that a row lacks is blank."""
+    """Markdown of named rows.
+
+    Columns that no row has are left out; a cell that a row lacks is blank.
+    """
     columns = [column for column in columns if any(column.key in row for row in rows.values())]
     cells = [["", *(column.heading for column in columns)]]
     cells += [[name, *(_cell(row, column) for column in columns)] for name, row in rows.items()]
@@ -47,7 +51,10 @@ def table(rows: Mapping[str, Mapping[str, Any]], columns: Sequence[Column]) -> s
 
 
 def markdown(cells: Sequence[Sequence[str]]) -> str:
-    """Lines of cells as a Markdown table, aligned for the terminal. The first line is its head, the first column names."""
+    """Lines of cells as a Markdown table, aligned for the terminal.
+
+    The first line is its head, the first column names.
+    """
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     rule = ["-" * widths[0], *("-" * (width - 1) + ":" for width in widths[1:])]
     lines = []
@@ -58,13 +65,17 @@ def markdown(cells: Sequence[Sequence[str]]) -> str:
 
 
 def write_json(path: Path | str, values: Any) -> None:
-    """Write dictionaries, lists and numbers. JSON has no infinity and no NaN: null stands for them."""
+    """Write dictionaries, lists and numbers.
+
+    JSON has no infinity and no NaN: null stands for them.
+    """
     with replacing(path) as temporary:
         temporary.write_text(json.dumps(_finite(values), indent=2, allow_nan=False) + "\n")
 
 
 def write_csv(path: Path | str, rows: Iterable[Mapping[str, Any]], keys: Sequence[str]) -> None:
-    """Write these keys of the rows under a line that names them; a value that a row lacks is empty."""
+    """Write these keys of the rows under a line that names them; a value that a row lacks is
+    empty."""
     with replacing(path) as temporary, temporary.open("w", newline="") as file:
         writer = csv.DictWriter(file, keys, extrasaction="ignore")
         writer.writeheader()

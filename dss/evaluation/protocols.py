@@ -1,4 +1,5 @@
-"""How pictures of normals are compared: the paper's protocol, and one that looks at the true surface."""
+"""How pictures of normals are compared: the paper's protocol, and one that looks at the true
+surface."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -15,7 +16,8 @@ from dss.rendering.mesh_buffers import Method, cached_render, render_mesh
 from dss.rendering.tracing_paper import trace_exact, trace_paper
 from dss.tables import Column
 
-BACKGROUNDS = {"white": 1.0, "black": -1.0}  # the normal that fills the pixels of a miss; which one the paper used is unclear
+# The normal that fills the pixels of a miss; which one the paper used is unclear
+BACKGROUNDS = {"white": 1.0, "black": -1.0}
 
 COLUMNS = (
     Column("ssim_white", "SSIM white", ".4f"),
@@ -39,10 +41,13 @@ class Protocol:
 
 
 def render_paper(field: Field, camera: Camera) -> Buffers:
-    """As the paper draws: its tracer through the shell, or plain sphere tracing without one; normals by differences."""
+    """As the paper draws: its tracer through the shell, or plain sphere tracing without one;
+    normals by differences."""
     origins, directions = camera.rays(device=field.device)
     if field.shell is None:
-        return Buffers.of(camera, directions, trace_exact(field.sdf, field.sdf, origins, directions))
+        return Buffers.of(
+            camera, directions, trace_exact(field.sdf, field.sdf, origins, directions)
+        )
     return Buffers.of(camera, directions, trace_paper(field, origins, directions))
 
 
@@ -53,12 +58,19 @@ PROTOCOLS = (
 
 
 def compare(
-    protocol: Protocol, ours: Field | MeshDistance, truth: MeshDistance, size: int, count: int, folder: Path
+    protocol: Protocol,
+    ours: Field | MeshDistance,
+    truth: MeshDistance,
+    size: int,
+    count: int,
+    folder: Path,
 ) -> Iterator[dict[str, float]]:
-    """Metrics of each view, of a field or of a mesh given by its distance, and the pictures that they were taken from.
+    """Metrics of each view, of a field or of a mesh given by its distance, and the pictures that
+    they were taken from.
 
-    The pictures, normals in the normalised frame, go to folder/PROTOCOL_BACKGROUND/NNN.png and NNN_truth.png.
-    Keys: ssim_* and psnr_* for each background, those of `compare_buffers`, and `seconds` for our rendering.
+    The pictures, normals in the normalised frame, go to folder/PROTOCOL_BACKGROUND/NNN.png and
+    NNN_truth.png. Keys: ssim_* and psnr_* for each background, those of `compare_buffers`, and
+    `seconds` for our rendering.
     """
     for index, camera in enumerate(protocol.cameras(size, count)):
         start = time.perf_counter()

@@ -7,7 +7,7 @@ from typing import Any
 from dss.errors import InputError, listed
 from dss.evaluation.images import SSIM_WINDOW, load_lpips, psnr, ssim_rgb
 from dss.progress import Progress, silent, tracked
-from dss.reconstruction.nerf_synthetic import scene_views
+from dss.reconstruction.nerf_synthetic import posed_images
 from dss.rendering.images import read_image
 from dss.tables import Column, mean_of
 
@@ -21,7 +21,7 @@ def compare_renders(renders: Path, scene: Path, split: str, progress: Progress =
     Returns the `mean` and the rows of all `images`. Raises InputError where images are missing, left over or of
     another size than the scene's.
     """
-    truth = {view.name: view for view in scene_views(scene, split)}
+    truth = {image.name: image for image in posed_images(scene, split)}
     if not renders.is_dir():
         raise InputError(f"{renders}: no such folder; it holds the images to compare, named as in the scene")
     ours = {path.stem: path for path in sorted(renders.iterdir()) if path.suffix.lower() in SUFFIXES}

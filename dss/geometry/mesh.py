@@ -20,13 +20,20 @@ from dss.geometry.similarity import Similarity
 
 FORMATS = "obj, stl, ply, off, glb or 3mf"
 POLYGON = re.compile(rb"^f([ \t]+\S+){4}", re.M)  # in an OBJ file
-DECLARED = re.compile(rb"\s*(?:ply\b.*?\nelement face (\d+)|C?OFF\s+(?:#.*?\n\s*)*\d+\s+(\d+))", re.S)  # number of faces
-NO_VOLUME = 1e-9  # of a normalised mesh: a sheet encloses 1e-16 by rounding, a wire 3e-5 thick encloses this much
+# The number of faces that a PLY or OFF header announces
+DECLARED = re.compile(
+    rb"\s*(?:ply\b.*?\nelement face (\d+)|C?OFF\s+(?:#.*?\n\s*)*\d+\s+(\d+))", re.S
+)
+# A sheet of size 1 encloses 1e-16 by rounding, a wire 3e-5 thick encloses this much
+MIN_VOLUME = 1e-9
 
 
 @dataclass(frozen=True)
 class MeshReport:
-    """What a mesh is after cleaning, and what was done to it. Edges are counted before zero-area faces are removed."""
+    """What a mesh is after cleaning, and what was done to it.
+
+    Edges are counted before zero-area faces are removed.
+    """
 
     vertices: int
     faces: int
@@ -42,8 +49,11 @@ class MeshReport:
 
     def __str__(self) -> str:
         bodies = f"{self.bodies} {'body' if self.bodies == 1 else 'bodies'}"
-        edges = f"not watertight ({self.boundary_edges:,} boundary and {self.nonmanifold_edges:,} non-manifold edges)"
-        parts = [f"{self.faces:,} faces", f"{self.vertices:,} vertices", bodies, "watertight" if self.watertight else edges]
+        edges = (
+            f"{self.boundary_edges:,} boundary and {self.nonmanifold_edges:,} non-manifold edges"
+        )
+        closed = "watertight" if self.watertight else f"not watertight ({edges})"
+        parts = [f"{self.faces:,} faces", f"{self.vertices:,} vertices", bodies, closed]
         return "; ".join([", ".join(parts), *self.repairs])
 
 
@@ -63,28 +73,35 @@ class Mesh:
 
 
 def load_mesh(path: Path | str, radius: float = 0.9) -> Mesh:
-    """Load, clean and normalise a mesh file of any format that trimesh reads, or `demo`: the generated mesh.
+    """Load, clean and normalise a mesh file, or `demo`, the generated mesh.
 
-    Scenes are merged, polygons triangulated; duplicate vertices, coincident and zero-area faces removed; the faces of a
-    manifold mesh oriented alike, and a mesh that is inside out turned. The smallest enclosing ball gets the
+    Any format that trimesh reads will do. Scenes are merged and polygons triangulated; duplicate
+    vertices, coincident faces and faces without area are removed. The faces of a manifold mesh are
+    oriented alike, and a mesh that is inside out is turned. The smallest enclosing ball gets the
     given `radius`. Raises InputError on a file that is not a mesh, or that encloses no volume.
     """
     path = str(path)
     if not 0 < radius <= 1:
-        raise InputError(f"{path}: cannot be given the radius {radius:g}; choose one above 0 and at most 1, such as 0.9")
+        remedy = "choose one above 0 and at most 1, such as 0.9"
+        raise InputError(f"{path}: cannot be given the radius {radius:g}; {remedy}")
     vertices, faces, sha256 = _read(path)
     if not len(faces):
-        raise InputError(f"{path}: no faces (a point cloud, a curve, or a damaged file); give a complete triangle mesh")
+        reason = "no faces (a point cloud, a curve, or a damaged file)"
+        raise InputError(f"{path}: {reason}; give a complete triangle mesh")
     if faces.min() < 0 or faces.max() >= len(vertices):
-        raise InputError(f"{path}: a face names a vertex that is not there; the file is damaged, export it again")
+        raise InputError(
+            f"{path}: a face names a vertex that is not there; the file is damaged, export it again"
+        )
     unusable = int((~np.isfinite(vertices)).any(1).sum())
     if unusable:
-        raise InputError(f"{path}: {unusable} of {len(vertices)} vertices are NaN or infinite; remove them, or export the mesh again")
+        reason = f"{unusable} of {len(vertices)} vertices are NaN or infinite"
+        raise InputError(f"{path}: {reason}; remove them, or export the mesh again")
 
     low, high = vertices.min(0), vertices.max(0)
     middle, size = 0.5 * low + 0.5 * high, float((0.5 * high - 0.5 * low).max())
     if not 1e-150 < size < 1e150:
-        raise InputError(f"{path}: the vertices span {2 * size:g}, too little or too much to compute with; scale the mesh")
+        reason = f"the vertices span {2 * size:g}, too little or too much to compute with"
+        raise InputError(f"{path}: {reason}; scale the mesh")
     vertices, faces, report = _clean((vertices - middle) / size, faces, path)
 
     center, reach = enclosing_ball(vertices)
@@ -95,7 +112,8 @@ def load_mesh(path: Path | str, radius: float = 0.9) -> Mesh:
 def enclosing_ball(points: np.ndarray) -> tuple[np.ndarray, float]:
     """Centre (3,) and radius of the smallest ball around points (n, 3) float64 of size about 1.
 
-    miniball takes seconds for thousands of points, so it gets a handful: the farthest point joins until none is outside.
+    miniball takes seconds for thousands of points, so it gets a handful: the farthest point joins
+    until none is outside.
     """
     active = np.unique(np.concatenate([points.argmin(0), points.argmax(0)]))
     while True:
@@ -107,8 +125,10 @@ def enclosing_ball(points: np.ndarray) -> tuple[np.ndarray, float]:
         active = np.append(active, farthest)
 
 
-def surface_samples(vertices: np.ndarray, faces: np.ndarray, count: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
-    """`count` points (n, 3) float64 uniform by area on the triangles, and the face (n,) int64 of each."""
+def surface_samples(
+    vertices: np.ndarray, faces: np.ndarray, count: int, seed: int = 0
+) -> tuple[np.ndarray, np.ndarray]:
+    """`count` points (n, 3) float64 uniform by area on a mesh, and their faces (n,) int64."""
     generator = np.random.default_rng(seed)
     corner, first, second = _edges(vertices, faces)
     area = np.linalg.norm(np.cross(first, second), axis=1).cumsum()
@@ -128,39 +148,50 @@ def _edges(vertices: np.ndarray, faces: np.ndarray) -> tuple[np.ndarray, np.ndar
 def _read(path: str) -> tuple[np.ndarray, np.ndarray, str]:
     """Vertices (v, 3) float64, faces (f, 3) int64 and SHA-256 of a file as it stands."""
     if path == "demo":
-        from dss.geometry.demo_mesh import (
-            demo_mesh,  # scikit-image loads slowly, and only the demo needs it here
-        )
+        # scikit-image loads slowly, and only the demo needs it here
+        from dss.geometry.demo_mesh import demo_mesh
 
         mesh = demo_mesh()
         vertices, faces = np.asarray(mesh.vertices, np.float64), np.asarray(mesh.faces, np.int64)
         return vertices, faces, hashlib.sha256(vertices.tobytes() + faces.tobytes()).hexdigest()
     if not Path(path).is_file():
-        raise InputError(f"{path}: no such file; give a mesh ({FORMATS}), or `demo` for the generated one")
+        raise InputError(
+            f"{path}: no such file; give a mesh ({FORMATS}), or `demo` for the generated one"
+        )
     try:
         content = Path(path).read_bytes()
         with _quiet():
             scene = trimesh.load_scene(path, process=False, skip_materials=True)
             mesh = scene.to_mesh() if scene.geometry else trimesh.Trimesh()
-            vertices, faces = np.asarray(mesh.vertices, np.float64), np.asarray(mesh.faces, np.int64)
-            if path.lower().endswith(".obj") and POLYGON.search(content) and np.isfinite(vertices).all():
+            vertices = np.asarray(mesh.vertices, np.float64)
+            faces = np.asarray(mesh.faces, np.int64)
+            polygons = path.lower().endswith(".obj") and POLYGON.search(content)
+            if polygons and np.isfinite(vertices).all():
                 vertices, faces = _read_polygons(path)
     except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror or error}); check the file's permissions") from error
-    except Exception as error:  # whatever the reader of some format raises on a file that it cannot parse
+        raise InputError(
+            f"{path}: cannot be read ({error.strerror or error}); check the file's permissions"
+        ) from error
+    except Exception as error:  # readers raise whatever they like on what they cannot parse
         reason = textwrap.shorten(str(error), 80) or type(error).__name__
-        raise InputError(f"{path}: not a readable mesh ({reason}); give {FORMATS}, complete and under its own suffix") from error
-    declared = DECLARED.match(content)
-    if declared and len(faces) < int(declared[1] or declared[2]):
-        raise InputError(f"{path}: truncated, {len(faces)} of {int(declared[1] or declared[2])} faces are there; get the whole file")
+        remedy = f"give {FORMATS}, complete and under its own suffix"
+        raise InputError(f"{path}: not a readable mesh ({reason}); {remedy}") from error
+    header = DECLARED.match(content)
+    declared = int(header[1] or header[2]) if header else 0
+    if len(faces) < declared:
+        reason = f"truncated, {len(faces)} of {declared} faces are there"
+        raise InputError(f"{path}: {reason}; get the whole file")
     return vertices, faces, hashlib.sha256(content).hexdigest()
 
 
 def _read_polygons(path: str) -> tuple[np.ndarray, np.ndarray]:
-    """An OBJ file with polygons by MeshLab, which triangulates concave ones rightly; trimesh cuts them into fans."""
+    """Read an OBJ file with polygons by MeshLab, which triangulates concave ones rightly.
+
+    trimesh cuts them into fans.
+    """
     meshes = pymeshlab.MeshSet()
     meshes.load_new_mesh(path)
-    return meshes.current_mesh().vertex_matrix(), meshes.current_mesh().face_matrix().astype(np.int64)
+    return _arrays(meshes.current_mesh())
 
 
 @contextmanager
@@ -177,9 +208,13 @@ def _quiet() -> Iterator[None]:
         logger.setLevel(level)
 
 
-def _clean(vertices: np.ndarray, faces: np.ndarray, path: str) -> tuple[np.ndarray, np.ndarray, MeshReport]:
+def _clean(
+    vertices: np.ndarray, faces: np.ndarray, path: str
+) -> tuple[np.ndarray, np.ndarray, MeshReport]:
     """Clean a mesh of size about 1, see `load_mesh`."""
-    no_volume = InputError(f"{path}: encloses no volume (a sheet or a sliver); give a closed surface, or thicken it")
+    no_volume = InputError(
+        f"{path}: encloses no volume (a sheet or a sliver); give a closed surface, or thicken it"
+    )
     repairs = []
 
     def note(count: int, what: str) -> None:
@@ -187,7 +222,9 @@ def _clean(vertices: np.ndarray, faces: np.ndarray, path: str) -> tuple[np.ndarr
             repairs.append(f"{what}: {count:,}")
 
     before = len(vertices)
-    vertices, faces = _filter(vertices, faces, "meshing_remove_duplicate_vertices", "meshing_remove_unreferenced_vertices")
+    vertices, faces = _filter(
+        vertices, faces, "meshing_remove_duplicate_vertices", "meshing_remove_unreferenced_vertices"
+    )
     note(before - len(vertices), "duplicate or unreferenced vertices removed")
 
     kept = _distinct(faces)
@@ -209,27 +246,39 @@ def _clean(vertices: np.ndarray, faces: np.ndarray, path: str) -> tuple[np.ndarr
         faces[turned] = faces[turned, ::-1]
 
     before = len(faces)
-    vertices, faces = _filter(vertices, faces, "meshing_remove_null_faces", "meshing_remove_unreferenced_vertices")
+    vertices, faces = _filter(
+        vertices, faces, "meshing_remove_null_faces", "meshing_remove_unreferenced_vertices"
+    )
     note(before - len(faces), "zero-area faces removed")
-    if not len(faces) or abs(volume := _volume(vertices, faces)) < NO_VOLUME:
+    if not len(faces) or abs(volume := _volume(vertices, faces)) < MIN_VOLUME:
         raise no_volume
     if volume < 0:
         faces = faces[:, ::-1].copy()
         repairs.append("inside out, so turned")
-    return vertices, faces, MeshReport(len(vertices), len(faces), int(body.max()) + 1, boundary, nonmanifold, tuple(repairs))
+    sizes = len(vertices), len(faces), int(body.max()) + 1
+    return vertices, faces, MeshReport(*sizes, boundary, nonmanifold, tuple(repairs))
 
 
-def _filter(vertices: np.ndarray, faces: np.ndarray, *filters: str) -> tuple[np.ndarray, np.ndarray]:
+def _filter(
+    vertices: np.ndarray, faces: np.ndarray, *filters: str
+) -> tuple[np.ndarray, np.ndarray]:
     """Apply parameterless MeshLab filters; coordinates stay float64."""
     meshes = pymeshlab.MeshSet()
     meshes.add_mesh(pymeshlab.Mesh(vertices, faces))
     for name in filters:
         meshes.apply_filter(name)
-    return meshes.current_mesh().vertex_matrix(), meshes.current_mesh().face_matrix().astype(np.int64)
+    return _arrays(meshes.current_mesh())
+
+
+def _arrays(mesh: pymeshlab.Mesh) -> tuple[np.ndarray, np.ndarray]:
+    return mesh.vertex_matrix(), mesh.face_matrix().astype(np.int64)
 
 
 def _volume(vertices: np.ndarray, faces: np.ndarray) -> float:
-    """Signed volume between the faces and the mean vertex, which lies in the plane where the mesh is flat."""
+    """Signed volume between the faces and the mean vertex.
+
+    That vertex lies in the plane of a mesh that is flat, whose volume is then 0.
+    """
     corner, first, second = _edges(vertices, faces)
     return ((corner - vertices.mean(0)) * np.cross(first, second)).sum() / 6
 
@@ -240,9 +289,10 @@ def _rolled(faces: np.ndarray) -> np.ndarray:
 
 
 def _distinct(faces: np.ndarray) -> np.ndarray:
-    """Index of the faces to keep: one of those that coincide, none where as many look one way as the other.
+    """Index of the faces to keep: one of those that coincide.
 
-    Such pairs are membranes between bodies that touch. MeshLab would keep one, which makes half of the solid ambiguous.
+    None is kept where as many look one way as the other: such pairs are membranes between bodies
+    that touch. MeshLab would keep one, which makes half of the solid ambiguous.
     """
     rolled = _rolled(faces)
     sign = np.where(rolled[:, 1] < rolled[:, 2], 1, -1)
@@ -253,7 +303,10 @@ def _distinct(faces: np.ndarray) -> np.ndarray:
 
 
 def _against_neighbours(vertices: np.ndarray, faces: np.ndarray, body: np.ndarray) -> np.ndarray:
-    """Mask (f,) of the faces to turn so that each body is oriented coherently, the way that most of its faces already are."""
+    """Mask (f,) of the faces to turn so that all faces of a body look the same way.
+
+    That is the way in which most of them look already.
+    """
     oriented = _filter(vertices, faces, "meshing_re_orient_faces_coherently")[1]
     turned = (_rolled(oriented) != _rolled(faces)).any(1)
     return turned ^ (np.bincount(body, turned) > 0.5 * np.bincount(body))[body]

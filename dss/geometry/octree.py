@@ -1,20 +1,26 @@
-"""Sparse octrees of [-1, 1]^3: which cells a surface touches, and the one byte per cell that says which of its children do.
+"""Sparse octrees of [-1, 1]^3: the cells that a surface touches.
 
-The cells of a level are ordered by parent, then by child number 4 x + 2 y + z; level l has 2**l cells per axis.
+One byte per cell, its mask, says which of its children are touched. The cells of a level are
+ordered by parent, then by child number 4 x + 2 y + z; level l has 2**l cells per axis.
 """
 
 import numpy as np
 from scipy.ndimage import distance_transform_edt, label
 
-CHILDREN = np.array([[x, y, z] for x in (0, 1) for y in (0, 1) for z in (0, 1)])  # also the corners of a cell
-PAIRS = 1 << 17  # of triangle and cell tested at once: bounds memory
+# Also the corners of a cell
+CHILDREN = np.array([[x, y, z] for x in (0, 1) for y in (0, 1) for z in (0, 1)])
+MAX_PAIRS = 1 << 17  # of triangle and cell tested at once: bounds memory
 SLACK = 1e-9  # cells: two that touch are taken to overlap
 
 
 def build(vertices: np.ndarray, faces: np.ndarray, depth: int) -> np.ndarray:
-    """Child masks (m,) uint8, level by level, of the octree whose leaves on level `depth` are the cells (closed) that a
-    triangle of vertices (v, 3) float64 in [-1, 1]^3, faces (f, 3), touches."""
-    face, code, cell = np.arange(len(faces)), np.zeros(len(faces), np.int64), np.zeros((len(faces), 3), np.int64)
+    """Child masks (m,) uint8, level by level, of a mesh's octree down to level `depth`.
+
+    Its cells are those (closed) that a triangle touches; vertices (v, 3) float64 in [-1, 1]^3,
+    faces (f, 3).
+    """
+    face, code = np.arange(len(faces)), np.zeros(len(faces), np.int64)
+    cell = np.zeros((len(faces), 3), np.int64)
     parents, masks = np.zeros(1, np.int64), []
     for level in range(1, depth + 1):
         triangles = (vertices[faces] + 1) * 2 ** (level - 1)  # in units of cells
@@ -22,19 +28,25 @@ def build(vertices: np.ndarray, faces: np.ndarray, depth: int) -> np.ndarray:
         children = 2 * cell[:, None] + CHILDREN
         parent, child = ((low <= children + 1) & (high >= children)).all(-1).nonzero()
         cell, face, code = children[parent, child], face[parent], 8 * code[parent] + child
-        kept = np.concatenate([_overlap(triangles[face[part]], cell[part]) for part in _parts(len(face))])
+        kept = np.concatenate(
+            [_overlap(triangles[face[part]], cell[part]) for part in _parts(len(face))]
+        )
         cell, face, code = cell[kept], face[kept], code[kept]
         codes = np.unique(code)
         mask = np.zeros(len(parents), np.uint8)
-        np.bitwise_or.at(mask, np.searchsorted(parents, codes >> 3), (1 << (codes & 7)).astype(np.uint8))
+        np.bitwise_or.at(
+            mask, np.searchsorted(parents, codes >> 3), (1 << (codes & 7)).astype(np.uint8)
+        )
         masks.append(mask)
         parents = codes
     return np.concatenate(masks)
 
 
 def unpack(masks: np.ndarray, depth: int) -> list[np.ndarray]:
-    """The cells (c, 3) int64 of levels 0 to `depth` of an octree. Raises RuntimeError where the masks are not
-    such an octree's."""
+    """The cells (c, 3) int64 of levels 0 to `depth` of an octree with these child masks.
+
+    Raises RuntimeError where the masks are not those of an octree of that depth.
+    """
     levels = [np.zeros((1, 3), np.int64)]
     for _ in range(depth):
         mask, masks = masks[: len(levels[-1])], masks[len(levels[-1]) :]
@@ -48,44 +60,57 @@ def unpack(masks: np.ndarray, depth: int) -> list[np.ndarray]:
 
 
 def occupancy(cells: np.ndarray, size: int) -> np.ndarray:
-    """Whether each cell of a level of `size` per axis is among cells (c, 3): (size, size, size) bool."""
+    """(size, size, size) bool: which cells of a level of `size` per axis are among cells (c, 3)."""
     occupied = np.zeros((size,) * 3, bool)
     occupied[tuple(cells.T)] = True
     return occupied
 
 
 def corner_rows(cells: np.ndarray, size: int) -> tuple[np.ndarray, int]:
-    """For each corner of the level's cells (size + 1,) * 3 int64 its number among the corners of cells (c, 3), in C order;
-    0 for those of no cell. And how many have a number."""
+    """A number (size + 1,) * 3 int64 for each corner of a level's cells, and how many have one.
+
+    The corners of cells (c, 3) are counted in C order; those of no cell get 0.
+    """
     used = np.zeros((size + 1,) * 3, bool)
     used[tuple((cells[:, None] + CHILDREN).reshape(-1, 3).T)] = True
     return np.where(used, used.cumsum().reshape(used.shape) - 1, 0), int(used.sum())
 
 
 def clearance(cells: np.ndarray, size: int) -> np.ndarray:
-    """Distance (size + 1,) * 3 float64, in cells, from each corner of the level's cells to the nearest of cells (c, 3).
-    Exact: the point of a cell that is nearest to a corner is a corner."""
+    """Distance (size + 1,) * 3 float64, in cells, of each corner of a level to cells (c, 3).
+
+    It is exact: the point of a cell that is nearest to a corner is a corner.
+    """
     free = np.ones((size + 1,) * 3, bool)
     free[tuple((cells[:, None] + CHILDREN).reshape(-1, 3).T)] = False
     return distance_transform_edt(free)
 
 
 def regions(occupied: np.ndarray) -> tuple[np.ndarray, int]:
-    """The free cells' regions, connected through faces: (n, n, n) int32 from 1 on, 0 where occupied; and their number.
-    No surface lies in or between the cells of a region, so that one bit says whether it is solid."""
+    """The connected regions of free cells, (n, n, n) int32, and their number.
+
+    Regions count from 1, occupied cells are 0; cells are connected through faces. No surface lies
+    in or between the cells of a region, so that one bit says whether it is solid.
+    """
     return label(~occupied)
 
 
 def _parts(count: int) -> list[slice]:
-    return [slice(start, start + PAIRS) for start in range(0, count, PAIRS)]
+    return [slice(start, start + MAX_PAIRS) for start in range(0, count, MAX_PAIRS)]
 
 
 def _overlap(triangles: np.ndarray, cells: np.ndarray) -> np.ndarray:
-    """Whether triangles (m, 3 corners, 3) touch the unit cells (m, 3) that their bounding boxes touch: (m,) bool. The ten
-    separating axes that are left: the triangle's normal, and the cross products of edges (Akenine-Moeller 2001)."""
+    """(m,) bool: which triangles (m, 3 corners, 3) touch their unit cells (m, 3).
+
+    Their bounding boxes are known to touch. Ten separating axes are left to test: the triangle's
+    normal, and the cross products of edges (Akenine-Moeller 2001).
+    """
     corners = triangles - (cells + 0.5)[:, None]
     edges = np.roll(triangles, -1, 1) - triangles
-    axes = [np.cross(edges[:, 0], edges[:, 1]), *(np.cross(axis, edges[:, edge]) for axis in np.eye(3) for edge in range(3))]
+    axes = [
+        np.cross(edges[:, 0], edges[:, 1]),
+        *(np.cross(axis, edges[:, edge]) for axis in np.eye(3) for edge in range(3)),
+    ]
     touching = np.ones(len(cells), bool)
     for axis in axes:
         along = (corners * axis[:, None]).sum(-1)

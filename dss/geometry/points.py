@@ -21,9 +21,10 @@ HEADER = re.compile(rb"ply\b.*?\nend_header", re.S)
 
 @dataclass(frozen=True)
 class PointCloud:
-    """Points of a surface in the normalised frame: their smallest enclosing ball is centred at the origin.
+    """Points of a surface in the normalised frame.
 
-    points, normals (n, 3) float64, the normals unit and outward.
+    Their smallest enclosing ball is centred at the origin. points, normals (n, 3) float64; the
+    normals are unit vectors that point outwards.
     """
 
     points: np.ndarray
@@ -44,11 +45,13 @@ def is_cloud(path: Path | str) -> bool:
 
 
 def load_points(path: Path | str, radius: float = 0.9, normals: str = "auto") -> PointCloud:
-    """Load and normalise a point cloud: .pts and .xyz (a point per line: x y z, then nx ny nz where there are normals; a first
-    line with their number alone is skipped) or .ply.
+    """Load and normalise a point cloud: .pts, .xyz or .ply.
 
-    `normals`: those of the `file`, `estimated` ones, or `auto`: estimated where the file has none. Raises InputError on a file
-    that is not a point cloud, on NaN and zero normals, on fewer than MIN_POINTS points, and where normals are asked for and absent.
+    .pts and .xyz have a point per line: x y z, then nx ny nz where there are normals; a first line
+    with the number of points alone is skipped. `normals`: those of the `file`, `estimated` ones, or
+    `auto`: estimated where the file has none. Raises InputError on a file that is not a point
+    cloud, on NaN and zero normals, on fewer than MIN_POINTS points, and where normals are asked for
+    and absent.
     """
     path = Path(path)
     suffix = path.suffix.lower()
@@ -57,28 +60,38 @@ def load_points(path: Path | str, radius: float = 0.9, normals: str = "auto") ->
     try:
         content = path.read_bytes()
     except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror}); name a point cloud") from error
+        raise InputError(
+            f"{path}: cannot be read ({error.strerror}); name a point cloud"
+        ) from error
     points, given = _read_ply(path, content) if suffix == ".ply" else _read_text(path, content)
 
     count = len(np.unique(points, axis=0))
     if count < MIN_POINTS:
-        raise InputError(f"{path}: {count} distinct points are too few for a surface; give at least {MIN_POINTS}")
+        raise InputError(
+            f"{path}: {count} distinct points are too few for a surface; give at least {MIN_POINTS}"
+        )
     unusable = int((~np.isfinite(points)).any(1).sum())
     if unusable:
-        raise InputError(f"{path}: {unusable} of {len(points)} points are NaN or infinite; remove them")
+        raise InputError(
+            f"{path}: {unusable} of {len(points)} points are NaN or infinite; remove them"
+        )
     if normals == "file" and given is None:
-        raise InputError(f"{path}: has no normals; add them (nx ny nz), or estimate them by samples.normals=auto")
+        raise InputError(
+            f"{path}: has no normals; add them (nx ny nz), or estimate them by samples.normals=auto"
+        )
     if given is not None and normals != "estimated":
         length = np.linalg.norm(given, axis=1)
         bad = int((~(np.isfinite(length) & (length > 0))).sum())
         if bad:
-            raise InputError(f"{path}: {bad} of {len(points)} normals are NaN or zero; estimate them by samples.normals=estimated")
+            reason = f"{bad} of {len(points)} normals are NaN or zero"
+            raise InputError(f"{path}: {reason}; estimate them by samples.normals=estimated")
         given = given / length[:, None]
 
     low, high = points.min(0), points.max(0)
     middle, size = 0.5 * low + 0.5 * high, float((0.5 * high - 0.5 * low).max())
     if not 1e-150 < size < 1e150:
-        raise InputError(f"{path}: the points span {2 * size:g}, too little or too much to compute with; scale them")
+        reason = f"the points span {2 * size:g}, too little or too much to compute with"
+        raise InputError(f"{path}: {reason}; scale them")
     points = (points - middle) / size
     center, reach = enclosing_ball(points)
     points = (points - center) * (radius / reach)
@@ -90,7 +103,7 @@ def load_points(path: Path | str, radius: float = 0.9, normals: str = "auto") ->
 
 
 def sample_points(mesh: Mesh, count: int, seed: int = 0) -> PointCloud:
-    """A cloud of `count` points uniform on a mesh, with the normals of its faces, in the mesh's frame."""
+    """`count` points uniform on a mesh, with the normals of its faces, in the mesh's frame."""
     points, face = surface_samples(mesh.vertices, mesh.faces, count, seed)
     corner = mesh.vertices[mesh.faces[face]]
     normal = np.cross(corner[:, 1] - corner[:, 0], corner[:, 2] - corner[:, 0])
@@ -99,9 +112,13 @@ def sample_points(mesh: Mesh, count: int, seed: int = 0) -> PointCloud:
 
 
 def estimate_normals(points: np.ndarray) -> np.ndarray:
-    """Unit normals (n, 3) of points (n, 3), from planes through their neighbours, oriented along a minimum spanning tree
-    (MeshLab; Hoppe et al. 1992), the whole so that they point outwards. Where two sheets are nearer to each other than the
-    points of one are, some come out wrong: 4 % of the Stanford bunny's at 1,000 points."""
+    """Unit normals (n, 3) of points (n, 3), by MeshLab.
+
+    They come from planes through each point's neighbours, and are oriented along a minimum spanning
+    tree (Hoppe et al. 1992), then all together so that they point outwards. Where two sheets are
+    nearer to each other than the points of one are, some come out wrong: 4 % of the Stanford
+    bunny's at 1,000 points.
+    """
     meshes = pymeshlab.MeshSet()
     meshes.add_mesh(pymeshlab.Mesh(points))
     meshes.compute_normal_for_point_clouds(k=NEIGHBOURS)
@@ -114,11 +131,16 @@ def _read_text(path: Path, content: bytes) -> tuple[np.ndarray, np.ndarray | Non
     if lines and len(lines[0].split()) == 1:
         lines = lines[1:]
     try:
-        table = np.loadtxt(StringIO("\n".join(lines)), ndmin=2) if "".join(lines).strip() else np.empty((0, 3))
+        empty = not "".join(lines).strip()
+        table = np.empty((0, 3)) if empty else np.loadtxt(StringIO("\n".join(lines)), ndmin=2)
     except ValueError as error:
-        raise InputError(f"{path}: not a table of numbers ({error}); a point per line: x y z, or x y z nx ny nz") from error
+        raise InputError(
+            f"{path}: not a table of numbers ({error}); a point per line: x y z, or x y z nx ny nz"
+        ) from error
     if table.shape[1] not in (3, 6):
-        raise InputError(f"{path}: {table.shape[1]} numbers per line; a point per line: x y z, or x y z nx ny nz")
+        raise InputError(
+            f"{path}: {table.shape[1]} numbers per line; a point per line: x y z, or x y z nx ny nz"
+        )
     return table[:, :3], table[:, 3:] if table.shape[1] == 6 else None
 
 
@@ -127,10 +149,12 @@ def _read_ply(path: Path, content: bytes) -> tuple[np.ndarray, np.ndarray | None
     try:
         meshes.load_new_mesh(str(path))
     except pymeshlab.PyMeshLabException as error:
-        raise InputError(f"{path}: cannot be read ({str(error).splitlines()[-1]}); export it again") from error
+        raise InputError(
+            f"{path}: cannot be read ({str(error).splitlines()[-1]}); export it again"
+        ) from error
     mesh = meshes.current_mesh()
-    normals = mesh.vertex_normal_matrix() if re.search(rb"property \w+ nx\b", _header(content)) else None
-    return mesh.vertex_matrix(), normals
+    has_normals = re.search(rb"property \w+ nx\b", _header(content))
+    return mesh.vertex_matrix(), mesh.vertex_normal_matrix() if has_normals else None
 
 
 def _header(content: bytes) -> bytes:

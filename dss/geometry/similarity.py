@@ -18,11 +18,13 @@ class Similarity:
     scale: float  # input units per normalised unit
 
     def apply(self, points: Points) -> Points:
-        """Normalised points (..., 3) in the input's units, in their own dtype and on their device."""
+        """Normalised points (..., 3) in the input's units, in their own dtype and on their
+        device."""
         return points * self.scale + _like(points, self.center)
 
     def inverse(self, points: Points) -> Points:
-        """Points (..., 3) in the input's units in the normalised frame, in their own dtype and on their device."""
+        """Points (..., 3) in the input's units in the normalised frame, in their own dtype and on
+        their device."""
         return (points - _like(points, self.center)) / self.scale
 
 

@@ -1,4 +1,4 @@
-"""Posed images: the NeRF-synthetic layout, transforms_SPLIT.json beside the PNGs that it names."""
+"""Images with cameras in the NeRF-synthetic layout: transforms_SPLIT.json beside the PNGs."""
 
 import json
 import math
@@ -14,63 +14,84 @@ from dss.rendering.images import image_size
 
 
 @dataclass(frozen=True)
-class View:
-    """One posed image of a scene."""
+class PosedImage:
+    """One image of a scene and its camera."""
 
     name: str  # of the image, without folder and suffix
     path: Path
     camera: Camera
 
 
-def scene_views(scene: Path | str, split: str) -> list[View]:
-    """The views of a split (train, val, test) of a NeRF-synthetic scene, in the order of its JSON.
+def posed_images(scene: Path | str, split: str) -> list[PosedImage]:
+    """The images of a split (train, val, test) of a NeRF-synthetic scene, in the order of its JSON.
 
-    Raises InputError where the JSON is missing or broken, where images are missing or unreadable, and where they are not
-    all of one size; the line names them.
+    Raises InputError where the JSON is missing or broken, where images are missing or unreadable,
+    and where they are not all of one size; the line names them.
     """
     scene = Path(scene)
-    fov, poses = read_transforms(scene / f"transforms_{split}.json")
+    file = scene / f"transforms_{split}.json"
+    fov, poses = read_transforms(file)
     if not poses:
-        raise InputError(f"{scene / f'transforms_{split}.json'}: names no images; fetch the scene again")
+        raise InputError(f"{file}: names no images; fetch the scene again")
     paths = {name: scene / (name if name.endswith(".png") else f"{name}.png") for name in poses}
     missing = [str(path.relative_to(scene)) for path in paths.values() if not path.is_file()]
     if missing:
-        raise InputError(f"{scene}: {listed(missing)} of its {split} split are missing; fetch the scene again")
+        raise InputError(
+            f"{scene}: {listed(missing)} of its {split} split are missing; fetch the scene again"
+        )
     sizes = {name: image_size(path) for name, path in paths.items()}
     first, size = next(iter(sizes.items()))
-    odd = [f"{paths[name].relative_to(scene)} ({w}x{h})" for name, (w, h) in sizes.items() if (w, h) != size]
+    odd = [
+        f"{paths[name].relative_to(scene)} ({w}x{h})"
+        for name, (w, h) in sizes.items()
+        if (w, h) != size
+    ]
     if odd:
         usual = f"{paths[first].relative_to(scene)} is {size[0]}x{size[1]}"
         raise InputError(f"{scene}: {usual}, but {listed(odd)} differ; fetch the scene again")
     cameras = {name: Camera.from_fov(pose, fov, *size) for name, pose in poses.items()}
-    views = [View(paths[name].stem, paths[name], camera) for name, camera in cameras.items()]
-    if len({view.name for view in views}) < len(views):
-        raise InputError(f"{scene / f'transforms_{split}.json'}: names an image twice; fetch the scene again")
-    return views
+    images = [PosedImage(paths[name].stem, paths[name], camera) for name, camera in cameras.items()]
+    if len({image.name for image in images}) < len(images):
+        raise InputError(f"{file}: names an image twice; fetch the scene again")
+    return images
 
 
 def read_transforms(path: Path | str) -> tuple[float, dict[str, Tensor]]:
-    """The field of view in degrees, and each image's pose (3, 4) float64 by its path in the scene, without suffix.
+    """The field of view in degrees, and each image's pose (3, 4) float64 by its path in the scene,
+    without suffix.
 
-    The file's axes are OpenGL's: y and z are turned round here. Raises InputError where the file is missing, is no JSON, or
-    lacks a `camera_angle_x` between 0 and pi or a 4x4 `transform_matrix`.
+    The file's axes are OpenGL's: y and z are turned round here. Raises InputError where the file is
+    missing, is no JSON, or lacks a `camera_angle_x` between 0 and pi or a 4x4 `transform_matrix`.
     """
     path = Path(path)
     try:
         scene = json.loads(path.read_text())
         angle = float(scene["camera_angle_x"])
-        frames = {frame["file_path"].removeprefix("./"): frame["transform_matrix"] for frame in scene["frames"]}
-        matrices = {name: torch.tensor(matrix, dtype=torch.float64) for name, matrix in frames.items()}
+        frames = {
+            frame["file_path"].removeprefix("./"): frame["transform_matrix"]
+            for frame in scene["frames"]
+        }
+        matrices = {
+            name: torch.tensor(matrix, dtype=torch.float64) for name, matrix in frames.items()
+        }
     except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror}); a NeRF-synthetic scene keeps its cameras there") from error
+        raise InputError(
+            f"{path}: cannot be read ({error.strerror}); a NeRF-synthetic scene keeps its cameras there"
+        ) from error
     except json.JSONDecodeError as error:
         raise InputError(f"{path}: not valid JSON ({error}); fetch the scene again") from error
     except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise InputError(f"{path}: not a NeRF-synthetic camera file ({type(error).__name__}: {error}); fetch the scene again") from error
+        raise InputError(
+            f"{path}: not a NeRF-synthetic camera file ({type(error).__name__}: {error}); fetch the scene again"
+        ) from error
     if not 0 < angle < math.pi:
-        raise InputError(f"{path}: camera_angle_x is {angle:g}, no angle between 0 and pi; fetch the scene again")
+        raise InputError(
+            f"{path}: camera_angle_x is {angle:g}, no angle between 0 and pi; fetch the scene again"
+        )
     for name, matrix in matrices.items():
         if matrix.shape != (4, 4) or not matrix.isfinite().all():
-            raise InputError(f"{path}: the transform_matrix of {name} is not a finite 4x4 matrix; fetch the scene again")
+            raise InputError(
+                f"{path}: the transform_matrix of {name} is not a finite 4x4 matrix; fetch the scene again"
+            )
     to_opencv = torch.tensor([1, -1, -1, 1], dtype=torch.float64)
     return math.degrees(angle), {name: matrix[:3] * to_opencv for name, matrix in matrices.items()}

@@ -27,11 +27,15 @@ class Buffers:
         """From the directions (height * width, 3) of the camera's rays and what they hit."""
         shape = camera.height, camera.width
         values = (hits.hit, hits.t, hits.normal, -directions, hits.steps)
-        return Buffers(camera, *(value.cpu().numpy().reshape(*shape, *value.shape[1:]) for value in values))
+        return Buffers(
+            camera, *(value.cpu().numpy().reshape(*shape, *value.shape[1:]) for value in values)
+        )
 
     def points(self) -> np.ndarray:
         """(hits, 3) float32, row by row, where `hit`."""
-        return self.camera.pose[:, 3].float().numpy() - self.t[self.hit][:, None] * self.view[self.hit]
+        return (
+            self.camera.pose[:, 3].float().numpy() - self.t[self.hit][:, None] * self.view[self.hit]
+        )
 
     def in_camera(self, vectors: np.ndarray) -> np.ndarray:
         """Vectors (height, width, 3) in the viewer's axes: x right, y up, z towards the viewer."""

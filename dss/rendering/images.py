@@ -1,6 +1,7 @@
-"""Pictures: arrays (h, w, 3) uint8, made from what rays met, and written so that the same picture is the same file.
+"""Pictures: arrays (h, w, 3) uint8, made from what rays met, read and written.
 
-Colours are sRGB. Light is computed linearly, in the camera's frame: x right, y up, z towards the viewer.
+The same picture is written as the same file. Colours are sRGB. Light is computed linearly, in the
+viewer's axes: x right, y up, z towards the viewer.
 """
 
 import shutil
@@ -22,7 +23,12 @@ RISING = np.array(  # colours of a scale, from low to high: viridis, ten stops
         *((31, 158, 137), (53, 183, 121), (110, 206, 88), (181, 222, 43), (253, 231, 37)),
     ]
 )
-SIGNED = np.array([(24, 84, 122), (90, 150, 183), (178, 210, 226), (253, 250, 244), (250, 211, 165), (232, 150, 84), (178, 88, 28)])
+SIGNED = np.array(  # from blue, below 0, to brown
+    [
+        *((24, 84, 122), (90, 150, 183), (178, 210, 226), (253, 250, 244)),
+        *((250, 211, 165), (232, 150, 84), (178, 88, 28)),
+    ]
+)
 
 
 @dataclass(frozen=True)
@@ -32,11 +38,15 @@ class Scale:
     low: float
     high: float
     label: str  # quantity and unit
-    colours: np.ndarray = field(default_factory=lambda: RISING, repr=False)  # (k, 3) sRGB, evenly spaced from low to high
+    # (k, 3) sRGB, evenly spaced from low to high
+    colours: np.ndarray = field(default_factory=lambda: RISING, repr=False)
 
 
 def normal_map(normal: np.ndarray, hit: np.ndarray, background: float = 1.0) -> np.ndarray:
-    """Unit normals (h, w, 3) as (n + 1) / 2 * 255 truncated, the paper's convention; `background` is the n of a miss (h, w)."""
+    """Unit normals (h, w, 3) as (n + 1) / 2 * 255 truncated, the paper's convention.
+
+    `background` is the n of the pixels that are not `hit` (h, w).
+    """
     return ((np.where(hit[..., None], normal, background) + 1) * (255 / 2)).astype(np.uint8)
 
 
@@ -47,7 +57,11 @@ def headlight(normal: np.ndarray, view: np.ndarray, hit: np.ndarray) -> np.ndarr
 
 
 def studio(normal: np.ndarray, view: np.ndarray, hit: np.ndarray) -> np.ndarray:
-    """Clay under a warm key light, a cool fill, a sky and a rim: what a matcap would show, by formula."""
+    """Clay under a warm key light, a cool fill, a sky and a rim.
+
+    What a matcap would show, by a formula. Normals and unit directions towards the camera (h, w, 3)
+    in the viewer's axes.
+    """
     key, fill = _unit(-0.45, 0.75, 0.55), _unit(0.85, 0.05, 0.45)
     facing = (normal * view).sum(-1, keepdims=True).clip(0, 1)
     sky = 0.5 + 0.5 * normal[..., 1:2]
@@ -60,20 +74,34 @@ def studio(normal: np.ndarray, view: np.ndarray, hit: np.ndarray) -> np.ndarray:
 
 
 def colorized(values: np.ndarray, scale: Scale) -> np.ndarray:
-    """Numbers (h, w) in the colours of the scale; those beyond its ends take the end's colour. NaN, for nothing there, is
-    white; infinity, for something wrong there, red."""
-    share = ((np.nan_to_num(values, posinf=0) - scale.low) / max(scale.high - scale.low, 1e-12)).clip(0, 1)
+    """Numbers (h, w) in the colours of the scale; those beyond its ends take the end's colour.
+
+    NaN, where there is nothing, is white; infinity, where something is wrong, is red.
+    """
+    finite = np.nan_to_num(values, posinf=0)
+    share = ((finite - scale.low) / max(scale.high - scale.low, 1e-12)).clip(0, 1)
     stops = np.linspace(0, 1, len(scale.colours))
-    image = np.stack([np.interp(share, stops, scale.colours[:, channel]) for channel in range(3)], -1)
+    image = np.stack([np.interp(share, stops, channel) for channel in scale.colours.T], -1)
     image = np.where(np.isposinf(values)[..., None], ALARM, image.round())
     return np.where(np.isnan(values)[..., None], PAPER, image).astype(np.uint8)
 
 
 def contact_sheet(
-    images: Sequence[np.ndarray], labels: Sequence[str], title: str, subtitle: str = "", scale: Scale | None = None, tile: int = 320
+    images: Sequence[np.ndarray],
+    labels: Sequence[str],
+    title: str,
+    subtitle: str = "",
+    scale: Scale | None = None,
+    tile: int = 320,
 ) -> np.ndarray:
-    """Images of one shape in a grid, each above its label, under a title; below, the bar that explains the colours."""
-    columns = min(range(3, 7), key=lambda c: (-len(images) % c, abs(c - 4))) if len(images) > 3 else len(images)
+    """Images of one shape in a grid, each above its label, under a title.
+
+    Below them is the bar that explains the colours of a `scale`. `tile` is the width of an image in
+    pixels.
+    """
+    columns = len(images)
+    if columns > 3:  # as few gaps in the last row as possible
+        columns = min(range(3, 7), key=lambda c: (-len(images) % c, abs(c - 4)))
     rows = -(-len(images) // columns)
     height = round(tile * images[0].shape[0] / images[0].shape[1])
     margin, gap, head, foot = 28, 14, 84 if subtitle else 60, 74 if scale else 12
@@ -87,14 +115,18 @@ def contact_sheet(
         x, y = left + index % columns * (tile + gap), head + index // columns * (height + 34)
         sheet.paste(Image.fromarray(image).resize((tile, height), Image.Resampling.LANCZOS), (x, y))
         draw.rectangle((x, y, x + tile - 1, y + height - 1), outline=(226, 229, 233))
-        draw.text((x + tile / 2, y + height + 6), label, PALE, ImageFont.load_default(14), anchor="ma")
+        place = x + tile / 2, y + height + 6
+        draw.text(place, label, PALE, ImageFont.load_default(14), anchor="ma")
     if scale:
         draw_bar(sheet, scale, (margin, sheet.height - foot + 8, width - margin))
     return np.asarray(sheet)
 
 
 def read_image(path: Path | str) -> np.ndarray:
-    """An image file as (h, w, 3) uint8, its transparency composited on white. Raises InputError where it cannot be read."""
+    """An image file as (h, w, 3) uint8, its transparency composited on white.
+
+    Raises InputError where it cannot be read.
+    """
     try:
         with Image.open(path) as image:
             values = np.asarray(image.convert("RGBA"), np.float64)
@@ -115,7 +147,9 @@ def image_size(path: Path | str) -> tuple[int, int]:
 
 def unreadable(path: Path | str, error: Exception) -> InputError:
     """The error to raise for an image file that cannot be read, in one line."""
-    kind = "not an image" if isinstance(error, UnidentifiedImageError) else getattr(error, "strerror", None) or error
+    kind = getattr(error, "strerror", None) or error
+    if isinstance(error, UnidentifiedImageError):
+        kind = "not an image"
     return InputError(f"{path}: cannot be read ({kind}); replace the file")
 
 
@@ -126,9 +160,10 @@ def save_png(path: Path | str, image: np.ndarray) -> None:
 
 
 def save_animation(path: Path | str, images: Sequence[np.ndarray], seconds: float) -> None:
-    """Write pictures of one shape as an endless loop of this length; the suffix chooses WebP, GIF or MP4.
+    """Write pictures of one shape as an endless loop of so many seconds.
 
-    Raises InputError where MP4 is asked for and ffmpeg is not installed.
+    The suffix chooses WebP, GIF or MP4. Raises InputError where MP4 is asked for and ffmpeg is not
+    installed.
     """
     with replacing(path) as temporary:
         if temporary.suffix == ".mp4":
@@ -136,24 +171,28 @@ def save_animation(path: Path | str, images: Sequence[np.ndarray], seconds: floa
             return
         first, *rest = (Image.fromarray(image) for image in images)
         options = {"quality": 85, "method": 4} if temporary.suffix == ".webp" else {"disposal": 1}
-        first.save(temporary, save_all=True, append_images=rest, duration=round(1000 * seconds / len(images)), loop=0, **options)
+        options |= {"duration": round(1000 * seconds / len(images)), "loop": 0}
+        first.save(temporary, save_all=True, append_images=rest, **options)
 
 
-def _encode_mp4(path: Path, images: Sequence[np.ndarray], rate: float) -> None:
+def _encode_mp4(path: Path, images: Sequence[np.ndarray], frames_per_second: float) -> None:
     encoder = shutil.which("ffmpeg")
     if not encoder:
         raise InputError(f"{path.suffix}: ffmpeg is not installed; install it, or choose webp")
-    height, width = (side // 2 * 2 for side in images[0].shape[:2])  # the format takes even sides only
-    raw = ["-f", "rawvideo", "-pix_fmt", "rgb24", "-s", f"{width}x{height}", "-r", f"{rate:.3f}", "-i", "-"]
-    command = [encoder, "-y", "-loglevel", "error", *raw, "-pix_fmt", "yuv420p", "-crf", "18", "-bitexact", str(path)]
+    height, width = (side // 2 * 2 for side in images[0].shape[:2])  # MP4 takes even sides only
+    size, rate = f"{width}x{height}", f"{frames_per_second:.3f}"
+    read = f"-y -loglevel error -f rawvideo -pix_fmt rgb24 -s {size} -r {rate} -i -"
+    write = "-pix_fmt yuv420p -crf 18 -bitexact"
+    command = [encoder, *read.split(), *write.split(), str(path)]
     frames = b"".join(image[:height, :width].tobytes() for image in images)
     done = subprocess.run(command, input=frames, capture_output=True)
     if done.returncode:
-        raise InputError(f"{path.suffix}: ffmpeg failed ({done.stderr.decode(errors='replace').strip()[:200]}); choose webp")
+        reason = done.stderr.decode(errors="replace").strip()[:200]
+        raise InputError(f"{path.suffix}: ffmpeg failed ({reason}); choose webp")
 
 
 def draw_bar(sheet: Image.Image, scale: Scale, place: tuple[int, int, int]) -> None:
-    """The label, the colours from low to high and round numbers below them, at (left, top, right)."""
+    """Draw the label, the colours from low to high and round numbers, at (left, top, right)."""
     left, top, right = place
     draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(14)
     draw.text((left, top), scale.label, INK, font)
@@ -164,17 +203,22 @@ def draw_bar(sheet: Image.Image, scale: Scale, place: tuple[int, int, int]) -> N
         share = (value - scale.low) / max(scale.high - scale.low, 1e-12)
         x = start + share * (right - start - 1)
         draw.line((x, top + 17, x, top + 22), PALE)
-        draw.text((x, top + 25), f"{value:.4g}", PALE, font, anchor="la" if share < 0.02 else "ra" if share > 0.98 else "ma")
+        anchor = "la" if share < 0.02 else "ra" if share > 0.98 else "ma"
+        draw.text((x, top + 25), f"{value:.4g}", PALE, font, anchor=anchor)
 
 
 def ticks(low: float, high: float) -> np.ndarray:
-    """Three to seven multiples of 1, 2 or 5 times a power of ten in [low, high]; `low` alone where the two are equal."""
+    """Three to seven multiples of 1, 2 or 5 times a power of ten in [low, high].
+
+    `low` alone where the two are equal.
+    """
     if high <= low:
         return np.array([low])
     rough = (high - low) / 6
     power = 10.0 ** np.floor(np.log10(rough))
     step = next(power * factor for factor in (1, 2, 5, 10) if power * factor >= rough)
-    return np.arange(np.ceil(low / step - 1e-9), np.floor(high / step + 1e-9) + 1) * step + 0.0  # no negative zero
+    first, last = np.ceil(low / step - 1e-9), np.floor(high / step + 1e-9)
+    return np.arange(first, last + 1) * step + 0.0  # + 0.0: no negative zero
 
 
 def _developed(light: np.ndarray, hit: np.ndarray) -> np.ndarray:

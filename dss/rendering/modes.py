@@ -17,7 +17,8 @@ BYTES_KEPT = 12  # of memory per pixel of every view
 
 
 def _error(seen: Buffers, distance: MeshDistance) -> np.ndarray:
-    """Distance from what was hit to the mesh; NaN where neither the field nor the mesh is hit, inf where one of them is."""
+    """Distance from what was hit to the mesh; NaN where neither the field nor the mesh is hit, inf
+    where one of them is."""
     truth = render_mesh(distance, seen.camera, "faces").hit
     values = np.where(seen.hit == truth, np.nan, np.inf).astype(np.float32)
     points = seen.points()
@@ -27,13 +28,21 @@ def _error(seen: Buffers, distance: MeshDistance) -> np.ndarray:
 
 
 IMAGES: dict[str, Callable[[Buffers], np.ndarray]] = {
-    "shaded": lambda seen: pictures.studio(seen.in_camera(seen.normal), seen.in_camera(seen.view), seen.hit),
+    "shaded": lambda seen: pictures.studio(
+        seen.in_camera(seen.normal), seen.in_camera(seen.view), seen.hit
+    ),
     "headlight": lambda seen: pictures.headlight(seen.normal, seen.view, seen.hit),
     "normal": lambda seen: pictures.normal_map(seen.in_camera(seen.normal), seen.hit),
 }
 NUMBERS: dict[str, tuple[str, Callable[[Buffers, MeshDistance | None], np.ndarray]]] = {
-    "depth": ("distance from the camera (normalised units)", lambda seen, _: np.where(seen.hit, seen.t, np.nan)),
-    "steps": ("queries of the field per ray", lambda seen, _: np.where(seen.steps > 0, seen.steps, np.nan)),
+    "depth": (
+        "distance from the camera (normalised units)",
+        lambda seen, _: np.where(seen.hit, seen.t, np.nan),
+    ),
+    "steps": (
+        "queries of the field per ray",
+        lambda seen, _: np.where(seen.steps > 0, seen.steps, np.nan),
+    ),
     "error": ("distance to the mesh (normalised units)", _error),
 }
 
@@ -41,7 +50,8 @@ NUMBERS: dict[str, tuple[str, Callable[[Buffers, MeshDistance | None], np.ndarra
 def draw(
     buffers: Iterable[Buffers], mode: str, distance: MeshDistance | None = None
 ) -> tuple[list[np.ndarray], Scale | None]:
-    """One picture (h, w, 3) uint8 per camera, in a mode of IMAGES or NUMBERS; for numbers, the scale that they share.
+    """One picture (h, w, 3) uint8 per camera, in a mode of IMAGES or NUMBERS; for numbers, the
+    scale that they share.
 
     `distance` is to the true mesh, which the mode `error` needs.
     """
@@ -50,13 +60,15 @@ def draw(
     label, measure = NUMBERS[mode]
     values = [measure(seen, distance) for seen in buffers]
     present = np.concatenate([value[np.isfinite(value)] for value in values])
-    low, high = np.percentile(present, [1, 99]) if len(present) else (0, 1)  # so that a few outliers do not bleach the rest
+    # So that a few outliers do not bleach the rest
+    low, high = np.percentile(present, [1, 99]) if len(present) else (0, 1)
     scale = Scale(0.0 if mode == "error" else float(low), float(high), label)
     return [pictures.colorized(value, scale) for value in values], scale
 
 
 def check_pictures(views: int = 1, size: int = 1) -> None:
-    """Raise InputError where there is nothing to draw, or where that many pictures take more than half of the memory.
+    """Raise InputError where there is nothing to draw, or where that many pictures take more than
+    half of the memory.
 
     `views` pictures of size x size pixels; one that is not given is not checked.
     """
@@ -68,4 +80,6 @@ def check_pictures(views: int = 1, size: int = 1) -> None:
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     if need > memory / 2:
         gib = f"{need / 2**30:,.1f} GiB of memory, and this machine has {memory / 2**30:,.1f}"
-        raise InputError(f"--size {size}, --views {views}: would take {gib}; choose a smaller size or fewer views")
+        raise InputError(
+            f"--size {size}, --views {views}: would take {gib}; choose a smaller size or fewer views"
+        )

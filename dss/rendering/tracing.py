@@ -1,7 +1,8 @@
 """Sphere tracing: along each ray, the first zero crossing of a field.
 
-With a shell, a ray is marched over its valid intervals only, front to back; without one, through the cube [-1, 1]^3.
-The predicted distance is trusted as a step, never as a hit: a hit is a change of sign, and bisection finds its place.
+With a shell, a ray is marched over its valid intervals only, front to back; without one, through
+the cube [-1, 1]^3. The predicted distance is trusted as a step, never as a hit: a hit is a change
+of sign, and bisection finds its place.
 """
 
 from collections.abc import Callable
@@ -13,9 +14,9 @@ from torch import Tensor
 from dss import ops
 from dss.fields.base import Field
 
-RAYS = 1 << 16  # rays marched together: bounds memory
-FLOOR = 2e-4  # least step, so that a ray grazing the surface at less than this distance gets past it
-DEPTH = 1e-6  # width of the bracket around a hit
+MAX_RAYS = 1 << 16  # marched together: bounds memory
+MIN_STEP = 2e-4  # so that a ray that grazes the surface at less than this distance gets past it
+MAX_BRACKET = 1e-6  # width of the bracket around a hit
 
 
 @dataclass(frozen=True)
@@ -31,31 +32,41 @@ class Hits:
     def joined(parts: list["Hits"]) -> "Hits":
         """Hits of consecutive rays, as one."""
         kind = type(parts[0])
-        return kind(*(torch.cat([getattr(part, item.name) for part in parts]) for item in fields(kind)))
+        return kind(
+            *(torch.cat([getattr(part, item.name) for part in parts]) for item in fields(kind))
+        )
 
 
 @torch.no_grad()
 def trace(field: Field, origins: Tensor, directions: Tensor) -> Hits:
     """First hits of rays, origins (n, 3) and unit directions (n, 3) float32 on the field's device.
 
-    The domain of a field with a shell ends where the ray enters an inner sphere: that is a hit, for the surface was
-    crossed before. A ray that starts inside the solid hits at t = 0. A crossing that lies between two queries which
-    both see the outside is missed; an exact distance never steps over one thicker than FLOOR.
+    In a shell, a ray ends where it enters an inner sphere: that is a hit, because the surface was
+    crossed before. A ray that starts inside the solid hits at t = 0. A part of the solid that lies
+    between two queries which both see the outside is missed; an exact distance never steps over one
+    thicker than MIN_STEP.
     """
     network = field.network()
     if network is not None:
         return _fused(field, network, origins, directions)
-    return Hits.joined([_trace(field, *rays) for rays in zip(origins.split(RAYS), directions.split(RAYS), strict=True)])
+    chunks = zip(origins.split(MAX_RAYS), directions.split(MAX_RAYS), strict=True)
+    return Hits.joined([_trace(field, *rays) for rays in chunks])
 
 
 def cube(origins: Tensor, directions: Tensor) -> tuple[Tensor, Tensor]:
-    """Where rays are inside [-1, 1]^3, ahead of their origin: near (n,) and far (n,); near >= far where they never are."""
-    sides = torch.stack([(-1 - origins) / directions, (1 - origins) / directions]).nan_to_num(nan=torch.inf)
+    """Where rays are inside [-1, 1]^3, ahead of their origin: from near (n,) to far (n,).
+
+    near >= far where they never are.
+    """
+    sides = torch.stack([(-1 - origins) / directions, (1 - origins) / directions])
+    sides = sides.nan_to_num(nan=torch.inf)
     return sides.amin(0).amax(1).clamp(min=0), sides.amax(0).amin(1)
 
 
 def _fused(field: Field, network: ops.Network, origins: Tensor, directions: Tensor) -> Hits:
-    traced = ops.shell_trace(field.shell.packed, network, origins, directions, field.owner_rule, tolerance=DEPTH)
+    """Trace by the operator, which does the whole loop in one pass."""
+    shell, rule = field.shell.packed, field.owner_rule
+    traced = ops.shell_trace(shell, network, origins, directions, rule, tolerance=MAX_BRACKET)
     solid = _solid(field, origins)  # in a pocket of the shell too, where the operator sees nothing
     t, normal = traced.t.index_fill(0, solid, 0), traced.normal
     normal[solid] = torch.nn.functional.normalize(field.gradient(origins[solid]), dim=1)
@@ -71,8 +82,9 @@ def _solid(field: Field, origins: Tensor) -> Tensor:
 def _trace(field: Field, origins: Tensor, directions: Tensor) -> Hits:
     count = len(origins)
     starts, ends, stop = _domain(field, origins, directions)
-    low, high = origins.new_zeros(count), origins.new_full((count,), torch.inf)  # the bracket of each hit
-    below, above = torch.zeros_like(low), torch.zeros_like(low)  # the field at its ends
+    # The bracket of each hit, and the field at its ends
+    low, high = origins.new_zeros(count), origins.new_full((count,), torch.inf)
+    below, above = torch.zeros_like(low), torch.zeros_like(low)
     steps = torch.zeros(count, dtype=torch.int64, device=origins.device)
 
     def query(rays: Tensor, t: Tensor) -> Tensor:
@@ -85,33 +97,39 @@ def _trace(field: Field, origins: Tensor, directions: Tensor) -> Hits:
     starts[solid] = torch.inf
 
     rays = starts[:, 0].isfinite().nonzero()[:, 0]
-    segment = torch.zeros_like(rays)
+    interval = torch.zeros_like(rays)
     t = starts[rays, 0]
     before, value_before = t, torch.zeros_like(t)
     while len(rays):
         value = query(rays, t)
         hit = value <= 0
         found = rays[hit]
-        low[found], high[found], below[found], above[found] = before[hit], t[hit], value_before[hit], value[hit]
-        end = ends[rays, segment]
-        segment = segment + (t >= end)
-        fresh = starts[rays, segment]
-        after = torch.where(t >= end, fresh, (t + value.clamp(min=FLOOR)).minimum(end))
+        low[found], high[found] = before[hit], t[hit]
+        below[found], above[found] = value_before[hit], value[hit]
+        end = ends[rays, interval]
+        interval = interval + (t >= end)
+        fresh = starts[rays, interval]
+        after = torch.where(t >= end, fresh, (t + value.clamp(min=MIN_STEP)).minimum(end))
         keep = ~hit & after.isfinite()
         before, value_before = torch.where(t >= end, fresh, t)[keep], value[keep]
-        rays, segment, t = rays[keep], segment[keep], after[keep]
+        rays, interval, t = rays[keep], interval[keep], after[keep]
 
     hit = high.isfinite()
-    rays = (hit & (high - low > DEPTH)).nonzero()[:, 0]
-    high[rays] = _refine(lambda which, t: query(rays[which], t), low[rays], high[rays], below[rays], above[rays])
+    rays = (hit & (high - low > MAX_BRACKET)).nonzero()[:, 0]
+    brackets = (value[rays] for value in (low, high, below, above))
+    high[rays] = _refine(lambda which, t: query(rays[which], t), *brackets)
     normal = torch.zeros_like(origins)
     points = origins[hit] + high[hit, None] * directions[hit]
-    normal[hit] = torch.nn.functional.normalize(torch.cat([field.gradient(chunk) for chunk in points.split(RAYS)]), dim=1)
+    gradient = torch.cat([field.gradient(chunk) for chunk in points.split(MAX_RAYS)])
+    normal[hit] = torch.nn.functional.normalize(gradient, dim=1)
     return Hits(hit, high, normal, steps)
 
 
 def _domain(field: Field, origins: Tensor, directions: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Disjoint segments to march, front to back: starts and ends (n, k + 1), padded with inf; and where solid begins (n,)."""
+    """Disjoint intervals to march, front to back, and where solid begins (n,).
+
+    Starts and ends (n, k + 1) are padded with inf.
+    """
     if field.shell is None:
         near, far = cube(origins, directions)
         starts, ends = torch.where(near < far, near, torch.inf)[:, None], far[:, None]
@@ -125,18 +143,26 @@ def _domain(field: Field, origins: Tensor, directions: Tensor) -> tuple[Tensor, 
         ends = -starts
         starts[ray, place], ends[ray, place] = start, end
         reach = ends.cummax(1).values
-        gap = torch.cat([torch.ones_like(starts[:, :1], dtype=torch.bool), starts[:, 1:] > reach[:, :-1]], 1)
-        segment = gap.cumsum(1) - 1
-        starts = torch.full_like(starts, torch.inf).scatter_reduce(1, segment, starts, "amin")
-        ends = torch.full_like(ends, -torch.inf).scatter_reduce(1, segment, ends, "amax")
+        gap = starts[:, 1:] > reach[:, :-1]
+        merged = torch.nn.functional.pad(gap.cumsum(1), (1, 0))  # to which interval each one goes
+        starts = torch.full_like(starts, torch.inf).scatter_reduce(1, merged, starts, "amin")
+        ends = torch.full_like(ends, -torch.inf).scatter_reduce(1, merged, ends, "amax")
     pad = torch.full_like(starts[:, :1], torch.inf)
     return torch.cat([starts, pad], 1), torch.cat([ends, pad], 1), stop
 
 
-def _refine(query: Callable[[Tensor, Tensor], Tensor], low: Tensor, high: Tensor, below: Tensor, above: Tensor) -> Tensor:
-    """The crossing (n,) between `low`, where the field is positive, and `high`, where it is not, to DEPTH.
+def _refine(
+    query: Callable[[Tensor, Tensor], Tensor],
+    low: Tensor,
+    high: Tensor,
+    below: Tensor,
+    above: Tensor,
+) -> Tensor:
+    """The crossing (n,) between `low`, where the field is positive, and `high`, where it is not.
 
-    False position and bisection by turns: fast where the field is smooth, and safe across the seams between spheres.
+    It is found to MAX_BRACKET. False position and bisection take turns: fast where the field is
+    smooth, and safe across the seams between spheres. `below` and `above` (n,) are the field at
+    `low` and `high`; `query` gives it for an index (k,) of rays and distances (k,) along them.
     """
     result = high.clone()
     active = torch.arange(len(low), device=low.device)
@@ -145,16 +171,16 @@ def _refine(query: Callable[[Tensor, Tensor], Tensor], low: Tensor, high: Tensor
         width = high - low
         root = low + width * below / (below - above)
         middle = root if secant else low + width / 2
-        depth = (1e-6 * high).clamp(min=DEPTH)  # float32 knows no less
+        narrow = (1e-6 * high).clamp(min=MAX_BRACKET)  # float32 knows no narrower bracket
         # Where the root is as good as at one end, a query just beyond it closes the bracket.
-        middle = torch.where(root - low < depth / 2, low + 0.75 * depth, middle)
-        middle = torch.where(high - root < depth / 2, high - 0.75 * depth, middle)
+        middle = torch.where(root - low < narrow / 2, low + 0.75 * narrow, middle)
+        middle = torch.where(high - root < narrow / 2, high - 0.75 * narrow, middle)
         value = query(active, middle)
         inside = value <= 0
         high, above = torch.where(inside, middle, high), torch.where(inside, value, above)
         low, below = torch.where(inside, low, middle), torch.where(inside, below, value)
         result[active] = high
-        keep = high - low > depth
+        keep = high - low > narrow
         active, low, high, below, above = (item[keep] for item in (active, low, high, below, above))
         secant = not secant
     return result

@@ -1,6 +1,7 @@
-"""The paper's tracer, rule by rule (dss.md, section 7): to reproduce its pictures and its counts, not to find the surface.
+"""The paper's tracer, rule by rule (docs/method.md, section 7).
 
-Every valid interval is marched by itself with its own sphere's latent; each ray then chooses among the hits.
+It is here to reproduce the paper's pictures and counts, not to find the surface. Every valid interval is marched by itself with its own sphere's latent; each ray then chooses among
+the hits.
 """
 
 from collections.abc import Callable
@@ -13,9 +14,10 @@ from dss import ops
 from dss.fields.base import Field
 from dss.rendering.tracing import Hits, cube
 
-RAYS = 1 << 18  # traced together: bounds memory
-EPSILON = 3e-4  # a hit: |d| less than this, or the mean of two successive d less than five times this
-ITERATIONS = 256
+MAX_RAYS = 1 << 18  # traced together: bounds memory
+# The paper's epsilon: a hit has |d| less than this, or a mean of two successive d less than 5 times
+MAX_HIT_DISTANCE = 3e-4
+MAX_ITERATIONS = 256
 INSET = 1e-6  # by which an interval is shortened at both ends
 PROBE = 1 / 192  # of the central differences that make the normals
 
@@ -24,17 +26,20 @@ Distance = Callable[[Tensor], Tensor]  # of points (n, 3), giving (n,)
 
 @dataclass(frozen=True)
 class PaperHits(Hits):
-    """Here `steps` (n,) are the queries summed over the ray's intervals, and `t` includes the last small step."""
+    """Here `steps` are summed over the ray's intervals, and `t` includes the last small step.
+
+    The paper's average steps are steps.sum() / marched.sum().
+    """
 
     sphere: Tensor  # (n,) int64 whose prediction was hit, -1 on a miss
-    marched: Tensor  # (n,) int64 intervals marched; the paper's average steps are steps.sum() / marched.sum()
+    marched: Tensor  # (n,) int64 intervals marched
 
 
 def central_differences(sdf: Distance, points: Tensor) -> Tensor:
     """Unit normals (n, 3) of a distance at points (n, 3), by central differences."""
     probes = PROBE * torch.eye(3, device=points.device)
-    slope = torch.stack([sdf(points + probe) - sdf(points - probe) for probe in probes], 1) / (2 * PROBE)
-    return torch.nn.functional.normalize(slope, dim=1, eps=1e-5)
+    rise = torch.stack([sdf(points + probe) - sdf(points - probe) for probe in probes], 1)
+    return torch.nn.functional.normalize(rise / (2 * PROBE), dim=1, eps=1e-5)
 
 
 @torch.no_grad()
@@ -45,20 +50,25 @@ def trace_paper(
     intervals: Callable[[ops.Shell, Tensor, Tensor], ops.Intervals] = ops.shell_intervals,
     differences: Callable[[Distance, Tensor], Tensor] = central_differences,
 ) -> PaperHits:
-    """Hits of rays, origins (n, 3) and unit directions (n, 3) float32 outside the shell, on a field with a shell.
+    """Hits of rays on a field with a shell.
 
-    `intervals` finds where rays are in the shell, of which only the entries and their spheres are used; `differences` makes
-    the normals (n, 3) from the chosen spheres' predictions at the hits (n, 3).
+    Origins (n, 3) and unit directions (n, 3) are float32; the origins lie outside the shell.
+    `intervals` finds where rays are in the shell, of which only the entries and their spheres are
+    used; `differences` makes the normals (n, 3) of the chosen spheres' predictions at the hits
+    (n, 3).
     """
-    chunks = zip(origins.split(RAYS), directions.split(RAYS), strict=True)
+    chunks = zip(origins.split(MAX_RAYS), directions.split(MAX_RAYS), strict=True)
     return Hits.joined([_trace(field, *rays, intervals, differences) for rays in chunks])
 
 
 @torch.no_grad()
 def trace_exact(step: Distance, sdf: Distance, origins: Tensor, directions: Tensor) -> Hits:
-    """The paper's ground truth: sphere tracing by `step` from where rays from outside the solid enter the cube; normals by
-    central differences of `sdf`. `step` may be unsigned, and so cheaper: an exact distance never leads into the solid."""
-    pairs = zip(origins.split(RAYS), directions.split(RAYS), strict=True)
+    """The paper's ground truth: sphere tracing by `step`, with central differences of `sdf`.
+
+    Rays come from outside the solid and are traced from where they enter the cube. `step` may be
+    unsigned, and so cheaper: an exact distance never leads into the solid.
+    """
+    pairs = zip(origins.split(MAX_RAYS), directions.split(MAX_RAYS), strict=True)
     return Hits.joined([_trace_exact(step, sdf, *rays) for rays in pairs])
 
 
@@ -69,7 +79,8 @@ def _trace(
     offsets, entry, _, sphere, _ = intervals(field.shell.packed, origins, directions)
     ray = torch.arange(count, device=origins.device).repeat_interleave(offsets.diff())
     middle = ((field.shell.centers[sphere] - origins[ray]) * directions[ray]).sum(1)
-    entry, exit = entry + INSET, 2 * middle - entry - INSET  # the sphere's far side: the paper does not cut at the inner sphere
+    # An interval ends on the far side of its sphere: the paper does not cut it at the inner sphere
+    entry, exit = entry + INSET, 2 * middle - entry - INSET
     ahead = entry > INSET  # the reference code ignores the spheres around the origin
     ray, sphere, entry, exit = ray[ahead], sphere[ahead], entry[ahead], exit[ahead]
 
@@ -79,14 +90,15 @@ def _trace(
     t = entry.clone()
     items = torch.arange(len(ray), device=ray.device)
     value = query(items, t)
-    outside = value >= -5 * EPSILON  # else the entry is inside the solid already, and another interval owns the hit
+    # A ray that enters inside the solid is skipped: the hit is another interval's
+    outside = value >= -5 * MAX_HIT_DISTANCE
     items, value = items[outside], value[outside]
-    marched = torch.zeros(count, dtype=torch.int64, device=ray.device).index_add_(0, ray[items], torch.ones_like(items))
+    marched = torch.bincount(ray[items], minlength=count)
     steps, hit, before = torch.zeros_like(marched), torch.zeros_like(ray, dtype=torch.bool), value
-    for _ in range(ITERATIONS):
+    for _ in range(MAX_ITERATIONS):
         steps.index_add_(0, ray[items], torch.ones_like(items))
         t[items] += value
-        close = (value.abs() < EPSILON) | ((value + before).abs() / 2 < 5 * EPSILON)
+        close = (value.abs() < MAX_HIT_DISTANCE) | ((value + before).abs() / 2 < 5 * MAX_HIT_DISTANCE)
         hit[items[close]] = True
         alive = ~close & (t[items] < exit[items])
         items, before = items[alive], value[alive]
@@ -106,10 +118,12 @@ def _trace(
 
 
 def _choose(ray: Tensor, t: Tensor, entry: Tensor, count: int) -> Tensor:
-    """Which of the hits (m,) each of `count` rays takes, -1: none. Among those within five epsilon of the first, the one
-    whose interval was entered earliest."""
+    """Which of the hits (m,) each of `count` rays takes, -1: none.
+
+    Among those within five epsilon of the first, the one whose interval was entered earliest.
+    """
     first = t.new_full((count,), torch.inf).scatter_reduce(0, ray, t, "amin")
-    near = (t - first[ray]).abs() < 5 * EPSILON
+    near = (t - first[ray]).abs() < 5 * MAX_HIT_DISTANCE
     reach = torch.where(near, t - entry, -torch.inf)
     longest = t.new_full((count,), -torch.inf).scatter_reduce(0, ray, reach, "amax")
     best = (near & (reach == longest[ray])).nonzero()[:, 0]
@@ -122,15 +136,16 @@ def _trace_exact(step: Distance, sdf: Distance, origins: Tensor, directions: Ten
     t, hit = near.clone(), torch.zeros_like(near, dtype=torch.bool)
     rays = (near < far).nonzero()[:, 0]
     initial = torch.zeros_like(t)
-    for iteration in range(ITERATIONS):
+    for iteration in range(MAX_ITERATIONS):
         if not len(rays):
             break
         value = step(origins[rays] + t[rays, None] * directions[rays])
         steps[rays] += 1
         if iteration == 0:
-            initial[rays] = value  # the reference code never renews the earlier of the two distances that it averages
+            # The reference code never renews the earlier of the two distances that it averages
+            initial[rays] = value
         t[rays] += value
-        close = (value.abs() < EPSILON) | ((value + initial[rays]).abs() / 2 < 5 * EPSILON)
+        close = (value.abs() < MAX_HIT_DISTANCE) | ((value + initial[rays]).abs() / 2 < 5 * MAX_HIT_DISTANCE)
         hit[rays[close]] = True
         rays = rays[~close & (t[rays] < far[rays])]
     normal = torch.zeros_like(origins)

@@ -1,29 +1,39 @@
 """From key spheres to a dual shell that provably encloses the surface.
 
-A ball is convex, so a triangle whose three corners lie in one ball lies in it. Splitting the other triangles 1 -> 4 until
-each piece does is a proof, not a sample. Geometry is float64 on the float32 values that a `DualShell` stores.
+A ball is convex, so a triangle whose three corners lie in one ball lies in it. Splitting the other
+triangles 1 -> 4 until each piece does is a proof, not a sample. Geometry is float64 on the float32
+values that a `DualShell` stores.
 """
 
 import numpy as np
 from scipy.spatial import cKDTree
+from torch import Tensor
 
 from dss.geometry.distance import MeshDistance
 from dss.geometry.mesh import surface_samples
 from dss.shell.dual_shell import DualShell
 
-SAMPLES = 1_200_000  # surface samples that set the outer radii, dss.md section 3
-MARGIN = 1e-4  # added to every outer radius by the paper's code; here also the least thickness
-ROUNDING = 1e-6  # radii are proven with this much to spare, more than a float32 evaluation of |x - c| < R can lose
-SMALLEST = 1e-4  # longest edge below which an uncovered piece enlarges a sphere instead of being split
+SAMPLES = 1_200_000  # surface samples that set the outer radii (docs/method.md, section 3)
+MARGIN = 1e-4  # added to every outer radius by the paper's code; here also the minimum thickness
+# Radii are proven with this much to spare: a float32 evaluation of |x - c| < R loses less
+ROUNDING = 1e-6
+MIN_EDGE = 1e-4  # of an uncovered piece that is split; a shorter one enlarges a sphere
 
 
 def build_shell(
-    vertices: np.ndarray, faces: np.ndarray, centers: np.ndarray, radii: np.ndarray, outer: np.ndarray | None = None, seed: int = 0
+    vertices: np.ndarray,
+    faces: np.ndarray,
+    centers: np.ndarray,
+    radii: np.ndarray,
+    outer: np.ndarray | None = None,
+    seed: int = 0,
 ) -> DualShell:
-    """The dual shell of a mesh (v, 3), (f, 3) for given inner spheres (S, 3), (S,), enlarged until `certify` finds no leak.
+    """The dual shell of a mesh (v, 3), (f, 3) for given inner spheres (S, 3), (S,).
 
-    The outer radii (S,) to begin with are those given, or by the paper's rule (dss.md, section 3): each surface sample
-    belongs to the inner sphere with the least |p - c| - r, and an outer sphere reaches its farthest sample plus 1e-4.
+    Outer spheres are enlarged until `certify` finds no leak. They begin with the `outer` radii
+    (S,), or else with those of the paper's rule (docs/method.md, section 3): each surface sample
+    belongs to the inner sphere with the least |p - c| - r, and an outer sphere reaches its farthest
+    sample plus 1e-4.
     """
     stored = centers.astype(np.float32).astype(np.float64)
     inner = _rounded_down(np.maximum(radii - np.linalg.norm(stored - centers, axis=1), 0))
@@ -34,26 +44,35 @@ def build_shell(
         np.maximum.at(outer, owner, inner[owner] + gap)
         outer += MARGIN
     outer = np.maximum(outer, inner + MARGIN)
-    return DualShell(stored, inner, enclose(vertices[faces], stored, outer - ROUNDING) + 2 * ROUNDING)
+    return DualShell(
+        stored, inner, enclose(vertices[faces], stored, outer - ROUNDING) + 2 * ROUNDING
+    )
 
 
 def certify(vertices: np.ndarray, faces: np.ndarray, shell: DualShell) -> float:
-    """The largest enlargement that an outer sphere needs before the shell is proven to enclose the mesh; 0.0: it is."""
-    centers, radii = (buffer.cpu().numpy().astype(np.float64) for buffer in (shell.centers, shell.outer_radii))
+    """By how much an outer sphere must grow, at most, for a proof that the shell encloses the mesh.
+
+    0.0: it is proven.
+    """
+    centers, radii = _float64(shell.centers), _float64(shell.outer_radii)
     return float((enclose(vertices[faces], centers, radii - ROUNDING) - (radii - ROUNDING)).max())
 
 
 def solid(distance: MeshDistance, shell: DualShell) -> np.ndarray:
-    """(S,) bool: the inner sphere lies in the solid, its centre inside and the surface no nearer than its radius, but for
-    the 1e-6 by which a float32 mesh file, normalised, may differ from the mesh that the spheres were made for."""
-    centers, radii = (buffer.cpu().numpy().astype(np.float64) for buffer in (shell.centers, shell.inner_radii))
+    """(S,) bool: which inner spheres lie in the solid.
+
+    Their centres do, and the surface is no nearer than their radii. A float32 mesh file,
+    normalised, may differ by 1e-6 from the mesh that the spheres were made for, which is allowed.
+    """
+    centers, radii = _float64(shell.centers), _float64(shell.inner_radii)
     return (distance.winding(centers) > 0.5) & (distance.exact(centers) >= radii - ROUNDING)
 
 
 def enclose(triangles: np.ndarray, centers: np.ndarray, radii: np.ndarray) -> np.ndarray:
-    """The radii (S,), enlarged where that is needed for each triangle (n, 3, 3), or each piece of it, to lie in a ball.
+    """The radii (S,), enlarged so that every piece of the triangles (n, 3, 3) lies in a ball.
 
-    A corner outside all balls enlarges the one nearest to it; so does a whole piece that is too small to be split.
+    A corner outside all balls enlarges the one nearest to it; so does a whole piece that is too
+    small to be split.
     """
     radii = radii.copy()
 
@@ -65,17 +84,20 @@ def enclose(triangles: np.ndarray, centers: np.ndarray, radii: np.ndarray) -> np
     while len(triangles):
         hold(np.unique(triangles.reshape(-1, 1, 3), axis=0))
         triangles = triangles[nearest_sphere(triangles, centers, radii, 0.0)[1] < 0]
-        small = np.linalg.norm(triangles - np.roll(triangles, 1, 1), axis=2).max(1) <= SMALLEST
+        small = np.linalg.norm(triangles - np.roll(triangles, 1, 1), axis=2).max(1) <= MIN_EDGE
         hold(triangles[small])
         triangles = _split(triangles[~small])
     return radii
 
 
-def nearest_sphere(groups: np.ndarray, centers: np.ndarray, radii: np.ndarray, reach: float | None = None) -> tuple[np.ndarray, np.ndarray]:
+def nearest_sphere(
+    groups: np.ndarray, centers: np.ndarray, radii: np.ndarray, reach: float | None = None
+) -> tuple[np.ndarray, np.ndarray]:
     """The sphere that needs the least enlargement to hold each group of points (n, k, 3).
 
-    Returns gap (n,) = min over spheres of max over the group of |x - c| - r, and that sphere (n,) int64. With `reach`,
-    groups without a sphere within it get an infinite gap and -1; without, every group is answered.
+    Returns gap (n,) = min over spheres of max over the group of |x - c| - r, and that sphere (n,)
+    int64. With `reach`, groups without a sphere within it get an infinite gap and -1; without,
+    every group is answered.
     """
     gap, index = np.full(len(groups), np.inf), np.full(len(groups), -1)
     todo, step = np.arange(len(groups)), 0.02 if reach is None else reach
@@ -106,4 +128,9 @@ def _split(pieces: np.ndarray) -> np.ndarray:
 def _rounded_down(values: np.ndarray) -> np.ndarray:
     """The largest float32 numbers not above `values`, as float64."""
     nearest = values.astype(np.float32)
-    return np.where(nearest > values, np.nextafter(nearest, np.float32(-np.inf)), nearest).astype(np.float64)
+    below = np.nextafter(nearest, np.float32(-np.inf))
+    return np.where(nearest > values, below, nearest).astype(np.float64)
+
+
+def _float64(buffer: Tensor) -> np.ndarray:
+    return buffer.cpu().numpy().astype(np.float64)

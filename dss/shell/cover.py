@@ -1,10 +1,11 @@
-"""Key spheres that need the thinnest shell: a cover of the surface by medial balls (docs/method.md, section 2).
+"""Key spheres that need the thinnest shell: a cover of the surface by medial balls.
 
-A ball inside the solid has as its radius the distance of its centre from the surface; the thickness of its shell is what
-the ball must grow by to hold the surface points given to it. Three searches lower the thickness: farthest-point insertion
-of medial balls; Lloyd's iteration, with rounds in which the cheapest balls are removed and the costliest split; and a
-descent ball by ball, which exploits that the outer balls overlap. Balls are rows x y z r, float64, whose centres are
-float32 numbers.
+A ball inside the solid has as its radius the distance of its centre from the surface; the thickness
+of its shell is what the ball must grow by to hold the surface points given to it (docs/method.md,
+section 2). Three searches lower the thickness: farthest-point insertion of medial balls; Lloyd's
+iteration, with rounds in which the cheapest balls are removed and the costliest split; and a
+descent ball by ball, which exploits that the outer balls overlap. Balls are rows x y z r, float64,
+whose centres are float32 numbers.
 """
 
 from dataclasses import dataclass
@@ -17,11 +18,12 @@ from dss.geometry.distance import MeshDistance
 from dss.geometry.mesh import surface_samples
 from dss.shell.certify import nearest_sphere
 
-COARSE = 120  # samples per ball for insertion and Lloyd's iteration; 20,000 to 100,000 in all
+COARSE = 120  # samples per ball for insertion and Lloyd's iteration
+MIN_COARSE, MAX_COARSE = 20_000, 100_000  # of these in all
 DENSE = 400_000  # samples of the descent
 ROUNDING = 1e-9  # so that a ball holds the sample that it reaches for
 MIN_RADIUS = 1e-5  # below it, float32 does not tell inside from outside
-SHRINKINGS = 12  # of a ball until it is medial; most need five
+MAX_SHRINKINGS = 12  # of a ball until it is medial; most need five
 TRIALS = 8  # places near its own that a ball chooses from at a time
 ROUNDS = 12  # of relocation
 MAX_RELOCATED = 0.08  # share of the balls that one round removes
@@ -29,18 +31,23 @@ SAVED_BY_HALVING = 0.5  # of the volume of a cell
 DESCENTS = 20  # rounds of the descent
 
 
-def cover(distance: MeshDistance, count: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Centres (S, 3), inner radii (S,) and outer radii (S,), float64, of a thin shell; the largest share of surface first.
+def cover(
+    distance: MeshDistance, count: int, seed: int = 0
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Centres (S, 3), inner radii (S,) and outer radii (S,), float64, of a thin shell.
 
-    The outer balls hold dense surface samples; `build_shell` certifies and completes them.
-    Raises InputError where the solid is too thin for balls.
+    The ball with the largest share of the surface comes first. The outer balls hold dense surface
+    samples; `build_shell` certifies and completes them. Raises InputError where the solid is too
+    thin for balls.
     """
     generator = np.random.default_rng(seed)
-    samples, face = surface_samples(distance.vertices, distance.faces, int(np.clip(COARSE * count, 20_000, 100_000)), seed)
+    coarse = int(np.clip(COARSE * count, MIN_COARSE, MAX_COARSE))
+    samples, face = surface_samples(distance.vertices, distance.faces, coarse, seed)
     medial = _medial_balls(distance, samples, face)
     found = int((medial[:, 3] > 0).sum())
     if found < count:
-        raise InputError(f"spheres.count={count}: only {found} spheres fit into so thin a mesh; choose a smaller spheres.count")
+        reason = f"only {found} spheres fit into so thin a mesh"
+        raise InputError(f"spheres.count={count}: {reason}; choose a smaller spheres.count")
     lloyd = _Lloyd(distance, samples, medial, generator)
     balls = lloyd.relocate(lloyd.settle(lloyd.insert(count), 5))
     samples, _ = surface_samples(distance.vertices, distance.faces, DENSE, seed + 1)
@@ -50,10 +57,14 @@ def cover(distance: MeshDistance, count: int, seed: int = 0) -> tuple[np.ndarray
 
 
 def _balls(distance: MeshDistance, centers: np.ndarray) -> np.ndarray:
-    """The largest balls (..., 4) inside the solid at centers (..., 3); radius -inf outside, so that no use is made of them."""
+    """The largest balls (..., 4) inside the solid at centers (..., 3).
+
+    Outside, the radius is -inf, so that no use is made of them.
+    """
     centers = centers.astype(np.float32)
     radii = -distance.sdf(centers.reshape(-1, 3)).reshape(centers.shape[:-1])
-    return np.concatenate([centers, np.where(radii > MIN_RADIUS, radii, -np.inf)[..., None]], -1, dtype=np.float64)
+    radii = np.where(radii > MIN_RADIUS, radii, -np.inf)
+    return np.concatenate([centers, radii[..., None]], -1, dtype=np.float64)
 
 
 def _gap(points: np.ndarray, balls: np.ndarray) -> np.ndarray:
@@ -61,30 +72,41 @@ def _gap(points: np.ndarray, balls: np.ndarray) -> np.ndarray:
     return np.sqrt(((points - balls[..., :3]) ** 2).sum(-1)) - balls[..., 3]
 
 
+def _within(tree: cKDTree, centers: np.ndarray, radii: np.ndarray | float) -> list[np.ndarray]:
+    """Index (n,) int64 of the tree's points within each of the balls (S, 3), (S,)."""
+    found = tree.query_ball_point(centers, radii, return_sorted=False)
+    return [np.array(near, np.int64) for near in found]
+
+
 def _moved(balls: np.ndarray, step: np.ndarray, generator: np.random.Generator) -> np.ndarray:
-    """TRIALS random places (S, TRIALS, 3) about the centre of each ball, at distances of about `step` (S,)."""
+    """Random places (S, TRIALS, 3) about the centre of each ball, about `step` (S,) away."""
     return balls[:, None, :3] + step[:, None, None] * generator.normal(size=(len(balls), TRIALS, 3))
 
 
 def _medial_balls(distance: MeshDistance, samples: np.ndarray, face: np.ndarray) -> np.ndarray:
-    """The largest ball (n, 4) inside the solid that touches the surface at each sample (Ma et al. 2012, shrinking balls)."""
+    """The largest ball (n, 4) inside the solid that touches the surface at each sample.
+
+    Balls that shrink until they are empty (Ma et al. 2012).
+    """
     inward = -distance.normals.cpu().numpy()[face].astype(np.float64)
-    radii, active, tree = np.full(len(samples), np.linalg.norm(samples, axis=1).max()), np.arange(len(samples)), cKDTree(samples)
-    for _ in range(SHRINKINGS):
-        reach, other = tree.query(samples[active] + inward[active] * radii[active, None], workers=-1)
+    radii = np.full(len(samples), np.linalg.norm(samples, axis=1).max())
+    active, tree = np.arange(len(samples)), cKDTree(samples)
+    for _ in range(MAX_SHRINKINGS):
+        centers = samples[active] + inward[active] * radii[active, None]
+        reach, other = tree.query(centers, workers=-1)
         chord = samples[other] - samples[active]
         depth = (chord * inward[active]).sum(1)
-        inside = (reach < 0.999 * radii[active]) & (depth > 0)  # the other sample lies in the ball: shrink to touch it
-        active = active[inside]
+        inside = (reach < 0.999 * radii[active]) & (depth > 0)
+        active = active[inside]  # another sample lies in the ball, which shrinks to touch it
         radii[active] = (chord[inside] ** 2).sum(1) / (2 * depth[inside])
     return _balls(distance, samples + inward * radii[:, None])
 
 
 @dataclass
 class _Cells:
-    """The samples of every ball, by the paper's rule: a sample belongs to the ball with the least gap."""
+    """The samples of every ball; by the paper's rule, those to which it has the least gap."""
 
-    gap: np.ndarray  # (2, n) of the best and the second best ball; inf where there is none within reach
+    gap: np.ndarray  # (2, n) of the best and second best ball; inf where none is within reach
     ball: np.ndarray  # (2, n) int64; -1 where there is none
     members: np.ndarray  # (n,) index of the samples, sorted by ball
     start: np.ndarray  # (S + 1,) of each ball's part of members
@@ -93,7 +115,7 @@ class _Cells:
 
     @property
     def volume(self) -> np.ndarray:
-        """(S,) of each ball's part of the shell, about, per area of the surface."""
+        """(S,) roughly that of each ball's part of the shell, per area of the surface."""
         return self.share * self.thickness
 
     def members_of(self, ball: int) -> np.ndarray:
@@ -102,17 +124,26 @@ class _Cells:
 
 
 class _Lloyd:
-    """Insertion, settling and relocation of balls, on samples (n, 3) with their medial balls (n, 4)."""
+    """Insertion, settling and relocation of balls.
 
-    def __init__(self, distance: MeshDistance, samples: np.ndarray, medial: np.ndarray, generator: np.random.Generator):
-        self.distance, self.samples, self.medial, self.generator = distance, samples, medial, generator
-        self.tree = cKDTree(samples)
+    On samples (n, 3) with their medial balls (n, 4).
+    """
+
+    def __init__(
+        self,
+        distance: MeshDistance,
+        samples: np.ndarray,
+        medial: np.ndarray,
+        generator: np.random.Generator,
+    ):
+        self.distance, self.generator = distance, generator
+        self.samples, self.medial, self.tree = samples, medial, cKDTree(samples)
         self.reach = 0.05  # gaps beyond it are not looked for
 
     def insert(self, count: int) -> np.ndarray:
-        """`count` medial balls: the largest, then each at the sample with the largest gap so far."""
+        """`count` medial balls: the largest, then each at the sample with the largest gap."""
         usable = self.medial[:, 3] > 0
-        gap = np.where(usable, 4 + self.medial[:, 3], -np.inf)
+        gap = np.where(usable, 4 + self.medial[:, 3], -np.inf)  # 4: more than any gap
         chosen = []
         for _ in range(count):
             chosen.append(gap.argmax())
@@ -123,9 +154,10 @@ class _Lloyd:
         return self.medial[chosen]
 
     def cells(self, balls: np.ndarray) -> _Cells:
+        """The samples of the balls (S, 4)."""
         gap, best = np.full((2, len(self.samples)), np.inf), np.full((2, len(self.samples)), -1)
-        for index, near in enumerate(self.tree.query_ball_point(balls[:, :3], balls[:, 3] + self.reach, return_sorted=False)):
-            near = np.array(near, np.int64)
+        radii = balls[:, 3] + self.reach
+        for index, near in enumerate(_within(self.tree, balls[:, :3], radii)):
             value = _gap(self.samples[near], balls[index])
             first = value < gap[0, near]
             second = ~first & (value < gap[1, near])
@@ -140,39 +172,56 @@ class _Lloyd:
         np.maximum.at(thickness, best[0], gap[0])
         size = np.bincount(best[0], minlength=len(balls))
         start = np.concatenate([[0], size.cumsum()])
-        return _Cells(gap, best, np.argsort(best[0], kind="stable"), start, thickness, size / len(self.samples))
+        members = np.argsort(best[0], kind="stable")
+        return _Cells(gap, best, members, start, thickness, size / len(self.samples))
 
-    def settle(self, balls: np.ndarray, iterations: int, active: np.ndarray | None = None) -> np.ndarray:
-        """Lloyd's iteration: form the cells, then move each ball, or each `active` (S,) bool, where its cell needs less thickness."""
+    def settle(
+        self, balls: np.ndarray, iterations: int, active: np.ndarray | None = None
+    ) -> np.ndarray:
+        """Lloyd's iteration: form the cells, move each ball where its cell needs less thickness.
+
+        With `active` (S,) bool, only those balls move.
+        """
         balls = balls.copy()
         for _ in range(iterations):
             cells = self.cells(balls)
             size = cells.start[1:] - cells.start[:-1]
             chosen = np.flatnonzero((size > 0) if active is None else (size > 0) & active)
-            pick = (self.generator.random((len(chosen), 2 * TRIALS)) * size[chosen, None]).astype(np.int64)
-            self._improve(balls, cells, chosen, self.medial[cells.members[cells.start[chosen, None] + pick]])
+            drawn = self.generator.random((len(chosen), 2 * TRIALS)) * size[chosen, None]
+            picked = cells.members[cells.start[chosen, None] + drawn.astype(np.int64)]
+            self._improve(balls, cells, chosen, self.medial[picked])
             step = cells.thickness[chosen]
             for _ in range(4):
                 trials = _balls(self.distance, _moved(balls[chosen], step, self.generator))
                 step = np.where(self._improve(balls, cells, chosen, trials), step, 0.6 * step)
         return balls
 
-    def _improve(self, balls: np.ndarray, cells: _Cells, chosen: np.ndarray, trials: np.ndarray) -> np.ndarray:
-        """Replace the chosen balls (m,), and their thickness, by the best of their trials (m, T, 4) where it is better (m,) bool."""
+    def _improve(
+        self, balls: np.ndarray, cells: _Cells, chosen: np.ndarray, trials: np.ndarray
+    ) -> np.ndarray:
+        """Replace chosen balls (m,), and their thickness, by the best of their trials (m, T, 4).
+
+        Only where that is better, which is returned: (m,) bool.
+        """
         size = (cells.start[1:] - cells.start[:-1])[chosen]
         begin = size.cumsum() - size
         local = np.arange(len(chosen)).repeat(size)
-        points = self.samples[cells.members[np.arange(len(local)) + (cells.start[chosen] - begin)[local]]]
+        place = np.arange(len(local)) + (cells.start[chosen] - begin)[local]
+        points = self.samples[cells.members[place]]
         gap = np.stack([_gap(points, trials[local, k]) for k in range(trials.shape[1])], 1)
         needed = np.maximum.reduceat(gap, begin)
         best = needed.argmin(1)
         value = needed[np.arange(len(chosen)), best]
         better = value < cells.thickness[chosen]
-        balls[chosen[better]], cells.thickness[chosen[better]] = trials[better, best[better]], value[better]
+        balls[chosen[better]] = trials[better, best[better]]
+        cells.thickness[chosen[better]] = value[better]
         return better
 
     def relocate(self, balls: np.ndarray) -> np.ndarray:
-        """Rounds of exchanging balls and settling around them, each kept where the whole shell gets thinner."""
+        """Rounds of exchanging balls and settling around them.
+
+        Each is kept where the whole shell gets thinner.
+        """
         cells, limit = self.cells(balls), max(1, int(MAX_RELOCATED * len(balls)))
         for _ in range(ROUNDS):
             trial, active = self._exchange(balls, cells, limit)
@@ -184,10 +233,13 @@ class _Lloyd:
                 limit = max(1, limit // 2)
         return balls
 
-    def _exchange(self, balls: np.ndarray, cells: _Cells, limit: int) -> tuple[np.ndarray, np.ndarray]:
-        """Remove the cheapest balls (up to `limit`) and split the costliest instead, so that their number stays.
+    def _exchange(
+        self, balls: np.ndarray, cells: _Cells, limit: int
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Remove the cheapest balls, up to `limit`, and split as many of the costliest.
 
-        Returns the new balls (S, 4), and which of them (S,) bool were removed or split, or are neighbours of those.
+        Returns the new balls (S, 4), and which of them (S,) bool took part or are neighbours of
+        those.
         """
         cost, heirs = _removals(cells)
         balls, active = balls.copy(), np.zeros(len(balls), bool)
@@ -197,7 +249,7 @@ class _Lloyd:
         return balls, active
 
     def _halved(self, ball: np.ndarray, members: np.ndarray) -> list[np.ndarray]:
-        """Two balls (4,) in the place of one with the samples `members` (n,): one for either half of its cell.
+        """Two balls (4,) in the place of one with the samples `members` (n,), one for either half.
 
         Each is the best of the ball itself and of the medial balls of some members.
         """
@@ -210,8 +262,9 @@ class _Lloyd:
 def _removals(cells: _Cells) -> tuple[np.ndarray, list[np.ndarray]]:
     """What it costs to remove each ball, and who inherits its samples.
 
-    Each sample of a removed ball goes to its second best ball, an heir, which may have to grow for it. The cost (S,) is the
-    volume that the shell gains; infinite where some sample has no second ball within reach. The heirs are S arrays (h,).
+    Each sample of a removed ball goes to its second best ball, an heir, which may have to grow for
+    it. The cost (S,) is the volume that the shell gains; infinite where some sample has no second
+    ball within reach. The heirs are S arrays (h,).
     """
     count, (first, second) = len(cells.share), cells.ball
     inherited = second >= 0
@@ -229,9 +282,10 @@ def _removals(cells: _Cells) -> tuple[np.ndarray, list[np.ndarray]]:
 def _exchanges(
     cost: np.ndarray, heirs: list[np.ndarray], volume: np.ndarray, limit: int
 ) -> list[tuple[int, int]]:
-    """Up to `limit` pairs of a ball to remove, cheapest first, and one to split, costliest first, while that pays.
+    """Up to `limit` pairs of a ball to remove, the cheapest, and one to split, the costliest.
 
-    A ball that inherits is neither removed nor split, and inherits once, so that the costs stay true.
+    They end where an exchange does not pay. A ball that inherits is neither removed nor split, and
+    inherits once, so that the costs stay true.
     """
     chosen, taken, costliest = [], np.zeros(len(cost), bool), iter(np.argsort(-volume))
     for removed in np.argsort(cost):
@@ -255,17 +309,19 @@ def _halves(points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return points[side], points[~side]
 
 
-def _descend(distance: MeshDistance, samples: np.ndarray, balls: np.ndarray, generator: np.random.Generator) -> tuple[np.ndarray, ...]:
+def _descend(
+    distance: MeshDistance, samples: np.ndarray, balls: np.ndarray, generator: np.random.Generator
+) -> tuple[np.ndarray, ...]:
     """Balls (S, 4), outer radii (S,) that hold all samples, and shares (S,) of the samples.
 
-    Ball by ball, thickest first: move to where the samples that no other outer ball holds need less thickness. No ball's
-    thickness ever grows.
+    Ball by ball, thickest first: move to where the samples that no other outer ball holds need less
+    thickness. No ball's thickness ever grows.
     """
     balls, tree = balls.copy(), cKDTree(samples)
     gap, owner = nearest_sphere(samples[:, None], balls[:, :3], balls[:, 3])
     outer = balls[:, 3].copy()
     np.maximum.at(outer, owner, balls[owner, 3] + gap)
-    held = [np.array(near, np.int64) for near in tree.query_ball_point(balls[:, :3], outer + ROUNDING, return_sorted=False)]
+    held = _within(tree, balls[:, :3], outer + ROUNDING)
     times = np.bincount(np.concatenate(held))
     scale = np.full(len(balls), 0.5)
     for _ in range(DESCENTS):
@@ -279,6 +335,6 @@ def _descend(distance: MeshDistance, samples: np.ndarray, balls: np.ndarray, gen
             balls[index], outer[index] = trials[index, best], trials[index, best, 3] + needed[best]
             scale[index] *= 1 if best else 0.8
             times[held[index]] -= 1
-            held[index] = np.array(tree.query_ball_point(balls[index, :3], outer[index] + ROUNDING, return_sorted=False), np.int64)
+            (held[index],) = _within(tree, balls[index, None, :3], outer[index] + ROUNDING)
             times[held[index]] += 1
     return balls, outer, np.array([(1 / times[near]).sum() for near in held])

@@ -1,9 +1,10 @@
-"""The DSS authors' files of a dual shell: two HDF5 files, inner and outer spheres (dss.md, section 0)."""
+"""The DSS authors' files of a dual shell: two HDF5 files, one of inner and one of outer spheres."""
 
 from pathlib import Path
 
 import h5py
 import numpy as np
+import torch
 
 from dss.errors import InputError
 from dss.files import replacing
@@ -13,24 +14,31 @@ SAME_CENTER = 1e-6  # inner centres are stored as float64, outer ones as float32
 
 
 def read_h5(inner_path: Path | str, outer_path: Path | str) -> DualShell:
-    """The shell of a pair of files, each with one dataset `data` (S, 4): inner rows [x y z -r], outer rows [x y z R].
+    """The shell of a pair of files.
 
-    Raises InputError on a missing or damaged file, and on files that do not belong together.
+    Each has one dataset `data` (S, 4), with rows [x y z -r] of inner and [x y z R] of outer
+    spheres. Raises InputError on a missing or damaged file, and on files that do not belong
+    together.
     """
     inner, outer = _read(inner_path), _read(outer_path)
     radii = np.abs(inner[:, 3])
     if inner.shape != outer.shape or np.abs(inner[:, :3] - outer[:, :3]).max() > SAME_CENTER:
-        raise InputError(f"{outer_path}: its centres are not those of {inner_path}; give the two files of one shell")
+        reason = f"its centres are not those of {inner_path}"
+        raise InputError(f"{outer_path}: {reason}; give the two files of one shell")
     if (outer[:, 3] <= radii).any():
-        raise InputError(f"{outer_path}: an outer sphere is no larger than the inner one of {inner_path}; give the files in that order")
+        reason = f"an outer sphere is no larger than the inner one of {inner_path}"
+        raise InputError(f"{outer_path}: {reason}; give the files in that order")
     return DualShell(inner[:, :3], radii, outer[:, 3])
 
 
 def write_h5(shell: DualShell, inner_path: Path | str, outer_path: Path | str) -> None:
     """Write the pair of files that `read_h5` reads back to an equal shell."""
-    spheres = [(inner_path, -shell.inner_radii, np.float64), (outer_path, shell.outer_radii, np.float32)]
+    spheres = [
+        (inner_path, -shell.inner_radii, np.float64),
+        (outer_path, shell.outer_radii, np.float32),
+    ]
     for path, radii, kind in spheres:
-        rows = np.concatenate([shell.centers.cpu().numpy(), radii.cpu().numpy()[:, None]], 1).astype(kind)
+        rows = torch.cat([shell.centers, radii[:, None]], 1).cpu().numpy().astype(kind)
         with replacing(path) as temporary, h5py.File(temporary, "w") as file:
             file["data"] = rows
 
@@ -44,7 +52,8 @@ def _read(path: Path | str) -> np.ndarray:
         with h5py.File(path) as file:
             rows = np.asarray(file["data"], np.float64)
     except Exception as error:  # h5py raises OSError, KeyError, TypeError, ... on damaged files
-        raise InputError(f"{path}: not a readable HDF5 file ({' '.join(str(error).split())[:100]}); {remedy}") from error
+        reason = " ".join(str(error).split())[:100]
+        raise InputError(f"{path}: not a readable HDF5 file ({reason}); {remedy}") from error
     if rows.ndim != 2 or rows.shape[1:] != (4,) or not len(rows) or not np.isfinite(rows).all():
         raise InputError(f"{path}: its dataset is damaged, shape {rows.shape}; {remedy}")
     return rows
