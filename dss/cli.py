@@ -1,17 +1,19 @@
-"""What the scripts share: the common options, the device, and the way to end on bad input."""
+"""What the scripts share: the common options, the device, progress on the terminal, and the way to end on bad input."""
 
 import argparse
 import sys
 from collections.abc import Callable
 
 import torch
+from tqdm import tqdm
 
 from dss.errors import InputError
+from dss.progress import Event
 
 
 def parser(description: str) -> argparse.ArgumentParser:
     """An argument parser with the options that every script has."""
-    result = argparse.ArgumentParser(description=description, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    result = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     result.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="where to compute")
     return result
 
@@ -23,6 +25,41 @@ def pick_device(name: str) -> torch.device:
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     return torch.device(name)
+
+
+def given(args: argparse.Namespace, *names: str) -> dict[str, object]:
+    """Those of the named options that the command line gave a value; the functions have the defaults of the others."""
+    return {name: value for name in names if (value := getattr(args, name)) is not None}
+
+
+def refuse(args: argparse.Namespace, what: str, *names: str) -> None:
+    """Raise InputError where one of the named options is given: it does not apply to `what`."""
+    for name in given(args, *names):
+        raise InputError(f"--{name.replace('_', '-')}: does not apply to {what}; leave it out")
+
+
+class Terminal:
+    """Shows events: a finished stage as a line, an unfinished one as a bar (quiet where there is no terminal)."""
+
+    def __init__(self) -> None:
+        self.bar: tqdm | None = None
+
+    def __call__(self, event: Event) -> None:
+        if self.bar is not None and self.bar.desc.rstrip(": ") != event.stage:
+            self.close()
+        if event.total > 1:
+            if self.bar is None:
+                self.bar = tqdm(total=event.total, desc=event.stage, disable=None, leave=False)
+            self.bar.update(event.done - self.bar.n)
+            self.bar.set_postfix_str(event.text)
+        else:
+            print(f"{event.stage:<9} {event.text}")
+
+    def close(self) -> None:
+        """Remove the bar."""
+        if self.bar is not None:
+            self.bar.close()
+            self.bar = None
 
 
 def run(main: Callable[[], None]) -> None:

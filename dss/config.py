@@ -1,92 +1,170 @@
-"""Configuration: frozen dataclasses <- YAML file <- `key.sub=value` on the command line.
+"""Configuration: frozen pydantic models <- YAML file <- `key.sub=value` on the command line.
 
-Types are checked, and an unknown key is an error that names the nearest one.
+Whatever plugs in (a field, a model, a sampler) brings its own `Settings`; which ones there are is an argument of the
+functions here (`Plugins`), so that this module knows no method.
 """
 
 import contextlib
-import dataclasses
 import difflib
-from dataclasses import dataclass
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal, get_args, get_origin
+from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
 import yaml
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SerializeAsAny, ValidationError
 
 from dss.errors import InputError
-from dss.fields import METHODS, Field, Settings
 from dss.files import replacing
 
-MAY_BE_ZERO = {"seed", "restarts", "band", "decay", "uniform", "grow", "dropout"}  # of the numbers; all others are positive
-# of dss/views/config.py
-MAY_BE_ZERO |= {"test_every", "skip", "samples", "warm_up", "mask_weight", "eikonal_weight", "smooth_weight", "anneal", "stop"}
-AT_MOST = {"radius": 1.0, "holdout": 0.5, "uniform": 1.0, "dropout": 0.9}  # of the numbers; 1e12 for all others
+MAX_NUMBER = 10**12  # no setting is larger
 
 
-@dataclass(frozen=True)
-class MeshConfig:
-    path: str = "demo"  # a file that trimesh reads, or `demo`: the mesh that the project generates
-    radius: float = 0.9  # of the smallest enclosing ball after normalisation
+def _float_of(value: Any) -> Any:
+    """YAML reads 1e-3 as text and 1 as an integer; both are fine where a float is expected."""
+    if isinstance(value, int | str) and not isinstance(value, bool):
+        with contextlib.suppress(ValueError, OverflowError):
+            return float(value)
+    return value
 
 
-@dataclass(frozen=True)
-class SpheresConfig:
+Count = Annotated[int, Field(gt=0, le=MAX_NUMBER)]
+CountOrZero = Annotated[int, Field(ge=0, le=MAX_NUMBER)]
+Positive = Annotated[float, BeforeValidator(_float_of), Field(gt=0, le=MAX_NUMBER)]
+NonNegative = Annotated[float, BeforeValidator(_float_of), Field(ge=0, le=MAX_NUMBER)]
+Share = Annotated[NonNegative, Field(le=1)]
+Real = Annotated[float, BeforeValidator(_float_of), Field(ge=-MAX_NUMBER, le=MAX_NUMBER)]
+
+
+class Section(BaseModel):
+    """A part of a configuration: immutable, typed and bounded; an unknown key is an error."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+
+
+class Settings(Section):
+    """The settings of something that plugs in. `method` names it."""
+
+    method: str = ""
+
+
+Plugins = Mapping[str, Mapping[str, type[Settings]]]  # by section ("field"), then by method
+
+
+class MeshSettings(Section):
+    path: str = "demo"  # a mesh or point cloud file, or `demo`: the mesh that the project makes itself
+    radius: Annotated[Positive, Field(le=1)] = 0.9  # of the smallest enclosing ball after normalisation
+
+
+class SpheresSettings(Section):
     method: Literal["farthest", "cover"] = "cover"  # the paper's extraction, or the greedy medial cover
-    count: int = 512  # S
-    resolution: int = 256  # lattice nodes per axis that `farthest` chooses from
+    count: Count = 512  # number of key spheres S
+    resolution: Count = 256  # lattice nodes per axis that `farthest` chooses from
 
 
-@dataclass(frozen=True)
-class SamplesConfig:
-    method: Literal["pairs", "partition", "importance", "near", "oriented"] = "partition"  # see dss/samples.py
-    count: int = 1_000_000  # points per round; `pairs`: per technique, before expansion; `oriented`: per point of the cloud
-    spread: float = 0.5  # standard deviation of the offsets from the surface; `partition`: in units of the owner's thickness
-    focus: float = 60.0  # `importance`: points are drawn with the weights exp(-focus |sdf|)
-    uniform: float = 0.1  # `importance`: share of the points that is uniform in the cube instead; `oriented`: that is added there
-    points: int = 1000  # `oriented`: of the cloud that is drawn where the input is a mesh
-    normals: Literal["auto", "file", "estimated"] = "auto"  # `oriented`: of a cloud; auto: estimated where the file has none
+class SamplesSettings(Section):
+    method: Literal["pairs", "partition", "importance", "near", "oriented"] = "partition"  # see fitting/samples.py
+    count: Count = 1_000_000  # per round; `pairs`: per technique, before expansion; `oriented`: per cloud point
+    spread: Positive = 0.5  # standard deviation of the offsets from the surface; `partition`: in shell thicknesses
+    focus: Positive = 60.0  # `importance`: points are drawn with the weights exp(-focus |sdf|)
+    uniform_share: Share = 0.1  # `importance`, `oriented`: share of the samples that is uniform in the cube
+    points: Count = 1000  # `oriented`: size of the cloud that is drawn where the input is a mesh
+    normals: Literal["auto", "file", "estimated"] = "auto"  # `oriented`: auto estimates where the file has none
 
 
-@dataclass(frozen=True)
-class FitConfig:
-    epochs: int = 100  # passes over the training samples
-    resample: int = 50  # epochs between fresh sets of samples
-    holdout: float = 0.05  # share of the samples kept for the monitored error
-    batch: int = 16_384  # samples per step
-    optimizer: Literal["adam", "muon"] = "muon"  # muon: for the hidden matrices, Adam for the rest
-    rate: float = 4e-2  # highest learning rate
-    latent_rate: float = 3.0  # of the latents, as a multiple of `rate`
-    decay: float = 0.0  # decoupled weight decay, where the optimiser is Adam
-    schedule: Literal["plateau", "cosine", "steps", "constant"] = "cosine"  # of the learning rate, see dss/fit.py
-    drop: float = 0.7  # what `plateau` multiplies the rate by
-    patience: int = 10  # epochs without progress before it does
-    loss: Literal["l1", "l2", "clamp", "min", "weighted"] = "l1"  # see dss/fit.py
-    band: float = 0.01  # samples weigh 0.05 + exp(-|sdf| / band); 0: all weigh the same
-    restarts: int = 2  # fresh initialisations after a non-finite loss or a field without a surface; then an error
-    starts: int = 1  # initialisations to choose from: the one with the lowest error after `start_epochs` goes on
-    start_epochs: int = 10
-    checkpoint: int = 10  # epochs between resumable states
-    mixed: bool = True  # bfloat16 matrix products on CUDA
+class FitSettings(Section):
+    epochs: Count = 100  # passes over the training samples
+    resample: Count = 50  # epochs between fresh rounds of samples
+    holdout: Annotated[Positive, Field(le=0.5)] = 0.05  # share of the samples kept for the monitored error
+    batch_size: Count = 16_384  # samples per step
+    optimizer: Literal["adam", "muon"] = "muon"  # muon: for the hidden matrices, and Adam for the rest
+    lr: Positive = 4e-2  # highest learning rate
+    latent_lr_ratio: Positive = 3.0  # learning rate of the latents as a multiple of `lr`
+    weight_decay: NonNegative = 0.0  # decoupled, where the optimiser is Adam
+    schedule: Literal["plateau", "cosine", "steps", "constant"] = "cosine"  # of the learning rate, see fitting/fit.py
+    plateau_factor: Positive = 0.7  # what `plateau` multiplies the learning rate by
+    plateau_patience: Count = 10  # epochs without progress before `plateau` does so
+    loss: Literal["l1", "l2", "clamp", "weighted"] = "l1"  # see fitting/losses.py
+    band: NonNegative = 0.01  # samples weigh 0.05 + exp(-|sdf| / band); 0: all weigh the same
+    restarts: CountOrZero = 2  # fresh initialisations after a failed fit, before it is an error
+    starts: Count = 1  # initialisations to choose from: the best after `start_epochs` goes on
+    start_epochs: Count = 10  # epochs that each of several `starts` gets
+    checkpoint: Count = 10  # epochs between resumable states
+    mixed_precision: bool = True  # bfloat16 matrix products on CUDA
 
 
-@dataclass(frozen=True)
-class Config:
-    seed: int = 0
-    mesh: MeshConfig = MeshConfig()
-    spheres: SpheresConfig = SpheresConfig()
-    samples: SamplesConfig = SamplesConfig()
-    field: Settings = METHODS["dual_shell"].Settings()  # those of the method that its key `method` names
-    fit: FitConfig = FitConfig()
+class MeshConfig(Section):
+    """One field fitted to a mesh or to a point cloud."""
+
+    default_methods: ClassVar[dict[str, str]] = {"field": "dual_shell"}
+
+    seed: CountOrZero = 0
+    mesh: MeshSettings = MeshSettings()
+    spheres: SpheresSettings = SpheresSettings()
+    samples: SamplesSettings = SamplesSettings()
+    field: SerializeAsAny[Settings]
+    fit: FitSettings = FitSettings()
+
+
+class SceneSettings(Section):
+    path: str = ""  # a folder in the NeRF-synthetic or the DTU layout
+    downscale: Count = 1  # each pixel is the mean of downscale x downscale pixels of the files
+    background: Literal["white", "black", "random"] = "white"  # random: in training; white in pictures
+    bounds: str = "auto"  # ball around the object, "x y z radius" in scene units; auto: the scene's own, else the masks'
+    test_every: CountOrZero = 0  # DTU: every n-th picture is for the test; 0: all are for both
+
+
+class TrainSettings(Section):
+    steps: Count = 300_000
+    rays: Count = 512  # rays per step
+    samples: CountOrZero = 0  # samples per step that the number of rays is adapted to; 0: always `rays` rays
+    max_rays: Count = 8192  # rays per step at most, where their number is adapted
+    pixels: Literal["photo", "scene"] = "photo"  # the rays of a step come from one photo, or from all
+    lr: Positive = 5e-4  # highest learning rate, of Adam
+    sharpness_lr_ratio: Positive = 1.0  # learning rate of the sharpness as a multiple of `lr`
+    warm_up_steps: CountOrZero = 5000  # steps over which the learning rate rises linearly
+    lr_decay: Literal["cosine", "exponential"] = "cosine"  # after the warm-up
+    lr_final_ratio: Positive = 0.05  # last learning rate as a share of `lr`
+    colour: Literal["l1", "l2"] = "l1"  # loss of the colours
+    masked: bool = False  # colours count inside the masks only
+    colour_weight: Positive = 1.0
+    mask_weight: NonNegative = 0.0  # of the cross entropy between opacity and mask
+    eikonal_weight: NonNegative = 0.1
+    smooth_weight: NonNegative = 0.0  # of the difference between normals at the surface and beside it
+    anneal_steps: CountOrZero = 50_000  # `neus`: until true angles count; `unisurf`: until its interval is the final one
+    checkpoint: Count = 5000  # steps between resumable states, and between pictures for TensorBoard
+
+
+class RenderSettings(Section):
+    min_transmittance: Share = 0.0  # below which a ray ends; 0: it never does, as published
+    chunk: Count = 4096  # rays at once
+
+
+class PhotoConfig(Section):
+    """One surface learnt from the photos of a scene. The defaults are NeuS as published (docs/method.md, section 11)."""
+
+    default_methods: ClassVar[dict[str, str]] = {"model": "neus", "sampler": "uniform"}
+
+    seed: CountOrZero = 0
+    scene: SceneSettings = SceneSettings()
+    model: SerializeAsAny[Settings]
+    sampler: SerializeAsAny[Settings]
+    train: TrainSettings = TrainSettings()
+    render: RenderSettings = RenderSettings()
+
+
+Config = MeshConfig | PhotoConfig
+AnySection = TypeVar("AnySection", bound=Section)
 
 
 class _Override(str):
     """A value from the command line: literal where the configuration wants text (a path may hold anything), else YAML."""
 
 
-def load_config(path: Path | str | None, overrides: list[str] = (), kind: type = Config) -> Any:
-    """The configuration, of a `kind`, of a YAML file (None: all defaults), with `key.sub=value` overrides applied in order.
+def load_config(path: Path | str | None, overrides: list[str], plugins: Plugins) -> Config:
+    """The configuration of a YAML file (None: all defaults), with `key.sub=value` overrides applied in order.
 
-    Raises InputError on a missing or malformed file, an unknown key (suggesting the nearest), or a value of the wrong
-    type or out of range.
+    A file with a section `scene` is a PhotoConfig, any other a MeshConfig. Raises InputError on a missing or malformed
+    file, an unknown key (suggesting the nearest), or a value of the wrong type or out of range.
     """
     tree = {} if path is None else read_yaml(Path(path))
     for override in overrides:
@@ -100,18 +178,23 @@ def load_config(path: Path | str | None, overrides: list[str] = (), kind: type =
             if not isinstance(node, dict):
                 raise InputError(f"{override}: {parent} is a value, not a section")
         node[leaf] = _Override(text)
-    return config_from_dict(tree, "command line" if path is None else str(path), kind)
+    return config_from_dict(tree, "command line" if path is None else str(path), plugins)
 
 
-def config_from_dict(tree: dict[str, Any], source: str, kind: type = Config) -> Any:
-    """Check and convert a nested dictionary to a `kind` of configuration; `source` is named in the errors."""
-    return _build(kind, tree, source, "")
+def config_from_dict(tree: dict[str, Any], source: str, plugins: Plugins) -> Config:
+    """Check and convert a nested dictionary; `source` is named in the errors."""
+    kind = PhotoConfig if "scene" in tree else MeshConfig
+    sections = {name: tree.get(name, {}) for name in kind.default_methods}
+    chosen = {
+        name: _plugin(section, name, kind.default_methods[name], plugins[name], source) for name, section in sections.items()
+    }
+    return _checked(kind, tree | chosen, source, "")
 
 
-def save_config(config: Any, path: Path) -> None:
+def save_config(config: Config, path: Path) -> None:
     """Write the resolved configuration as YAML that `load_config` reads back to an equal one."""
     with replacing(path) as temporary:
-        temporary.write_text(yaml.safe_dump(dataclasses.asdict(config), sort_keys=False))
+        temporary.write_text(yaml.safe_dump(config.model_dump(), sort_keys=False))
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
@@ -134,47 +217,56 @@ def _parse(text: str, source: str) -> Any:
         raise InputError(f"{source}: not valid YAML ({' '.join(str(error).split())})") from error
 
 
-def _build(kind: type, tree: Any, source: str, prefix: str) -> Any:
+def _plugin(section: Any, name: str, default: str, known: Mapping[str, type[Settings]], source: str) -> Settings:
+    """The settings of a section that names its method."""
+    method = section.get("method", default) if isinstance(section, dict) else default
+    if method not in known:
+        near = difflib.get_close_matches(str(method), known, 1, 0)
+        raise InputError(f"{source}: unknown {name}.method {method}; did you mean {near[0]}? There are {', '.join(known)}")
+    return _checked(known[method], section, source, f"{name}.")
+
+
+def _checked(kind: type[AnySection], tree: Any, source: str, prefix: str) -> AnySection:
+    """`tree` as a `kind` of section; the first error is one line that names the key."""
+    try:
+        return kind.model_validate(_parsed(kind, tree, f"{source}: {prefix}"))
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        raise InputError(f"{source}: {_described(kind, first, prefix)}") from error
+
+
+def _parsed(kind: type[Section], tree: Any, where: str) -> Any:
+    """The tree with values from the command line in place of their texts."""
     if not isinstance(tree, dict):
-        raise InputError(f"{source}: {prefix.rstrip('.')} is a section, got {tree!r}")
-    known = {item.name: item for item in dataclasses.fields(kind)}
-    values = {}
+        return tree
+    result = {}
     for key, value in tree.items():
-        if key not in known:
-            near = difflib.get_close_matches(str(key), known, 1, 0)
-            raise InputError(f"{source}: unknown key {prefix}{key}; did you mean {prefix}{near[0]}?")
-        expected = known[key].type
-        if expected is Settings and isinstance(value, dict):
-            expected = _method(value.get("method", "dual_shell"), source).Settings
-        if dataclasses.is_dataclass(expected):
-            values[key] = _build(expected, value, source, f"{prefix}{key}.")
-        else:
-            values[key] = _checked(value, expected, key, f"{source}: {prefix}{key}")
-    return kind(**values)
+        expected = kind.model_fields[key].annotation if key in kind.model_fields else None
+        if isinstance(expected, type) and issubclass(expected, Section):
+            value = _parsed(expected, value, f"{where}{key}.")
+        elif isinstance(value, _Override):
+            value = str(value) if expected is str else _parse(value, f"{where}{key}")
+        result[str(key)] = value
+    return result
 
 
-def _method(name: Any, source: str) -> type[Field]:
-    if name not in METHODS:
-        near = difflib.get_close_matches(str(name), METHODS, 1, 0)
-        raise InputError(f"{source}: unknown field.method {name}; did you mean {near[0]}? There are {', '.join(METHODS)}")
-    return METHODS[name]
-
-
-def _checked(value: Any, expected: Any, key: str, where: str) -> Any:
-    """`value` as `expected`; YAML reads 1e-3 as text and 1 as an integer, both fine for a float."""
-    if isinstance(value, _Override):
-        value = str(value) if expected is str else _parse(value, where)
-    if get_origin(expected) is Literal:
-        if value not in get_args(expected):
-            raise InputError(f"{where} must be one of {', '.join(get_args(expected))}; got {value!r}")
-        return value
-    if expected is float and isinstance(value, int | str) and not isinstance(value, bool):
-        with contextlib.suppress(ValueError, OverflowError):
-            value = float(value)
-    if type(value) is not expected:
-        raise InputError(f"{where} must be {expected.__name__}; got {value!r}")
-    if expected in (int, float):
-        most = AT_MOST.get(key, 1e12)
-        if not 0 <= value <= most or (value == 0 and key not in MAY_BE_ZERO):
-            raise InputError(f"{where} must be {'at least' if key in MAY_BE_ZERO else 'above'} 0 and at most {most:g}; got {value!r}")
-    return value
+def _described(kind: type[Section], error: dict[str, Any], prefix: str) -> str:
+    """What is wrong, in words: an error of pydantic about the value at `loc` in a section of this kind."""
+    *parents, key = error["loc"] or ("",)
+    for parent in parents:
+        kind = kind.model_fields[parent].annotation
+        prefix += f"{parent}."
+    where, got = f"{prefix}{key}".rstrip("."), error["input"]
+    if error["type"] == "extra_forbidden":
+        near = difflib.get_close_matches(key, kind.model_fields, 1, 0)
+        return f"unknown key {where}; did you mean {prefix}{near[0]}?"
+    if error["type"] == "model_type":
+        return f"{where} is a section, got {got!r}"
+    if error["type"] == "literal_error":
+        return f"{where} must be one of {', '.join(kind.model_fields[key].annotation.__args__)}; got {got!r}"
+    field = kind.model_fields[key]
+    if error["type"].endswith("_type"):
+        return f"{where} must be {field.annotation.__name__}; got {got!r}"
+    bounds = {name: getattr(rule, name) for rule in field.metadata for name in ("gt", "ge", "le") if hasattr(rule, name)}
+    low = f"above {bounds['gt']:g}" if "gt" in bounds else f"at least {bounds['ge']:g}"
+    return f"{where} must be {low} and at most {bounds['le']:g}; got {got!r}"

@@ -18,7 +18,7 @@ from dss.fields.mesh import MeshField
 from dss.geometry.distance import MeshDistance
 from dss.rendering.cameras import Camera, fibonacci
 from dss.rendering.tracing import DEPTH, FLOOR, trace
-from dss.run import load_run
+from dss.run import open_run
 from dss.shell.dual_shell import DualShell
 
 SAME = 1e-5  # depths that differ by no more are the same
@@ -30,7 +30,7 @@ def compare(distance: MeshDistance, shell: DualShell, cameras: Iterable[Camera])
     plain, bounded = MeshField(distance), MeshField(distance, shell)
     row = {"rays": 0, "hits": 0, "grazing": 0, "wrong": 0, "depth": 0.0}
     for camera in cameras:
-        rays = camera.rays(distance.device)
+        rays = camera.rays(device=distance.device)
         truth, got = trace(plain, *rays).t, trace(bounded, *rays).t
         gap = torch.where(truth.isinf() & got.isinf(), 0, (truth - got).abs())
         differs = gap > SAME
@@ -60,7 +60,7 @@ def main() -> None:
     print(f"{'run':24} {'rays':>9} {'hits':>9} {'grazing':>8} {'wrong':>6}  depth, at most")
     wrong = 0
     for folder in args.runs:
-        run = load_run(folder, device)
+        run = open_run(folder, device)
         mesh = run.load_mesh()
         row = compare(MeshDistance(mesh.vertices, mesh.faces, device), run.field.shell, fibonacci(args.views, args.size))
         print(f"{folder.name:24} {row['rays']:9,} {row['hits']:9,} {row['grazing']:8} {row['wrong']:6}  {row['depth']:.1e}", flush=True)

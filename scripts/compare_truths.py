@@ -10,22 +10,22 @@ import numpy as np
 from tqdm import tqdm
 
 from dss import cli
-from dss.evaluation.geometry import markdown
-from dss.evaluation.images import compare_frames, mean, ssim_gray
+from dss.evaluation.images import compare_buffers, ssim_gray
 from dss.geometry.distance import MeshDistance
 from dss.geometry.mesh import load_mesh
 from dss.rendering.cameras import PAPER_SIZE, PAPER_VIEWS, paper_cameras
 from dss.rendering.images import normal_map
-from dss.rendering.mesh_buffers import cached
-from dss.rendering.modes import check_request
+from dss.rendering.mesh_buffers import cached_render
+from dss.rendering.modes import check_pictures
+from dss.tables import Column, mean_of, table
 
-COLUMNS = {  # of the table: key, heading, format
-    "mask": ("mask pixels that differ", ".4%"),
-    "ssim": ("SSIM", ".4f"),
-    "normal_error_deg": ("normals (deg)", ".2f"),
-    "turned": ("hit pixels turned > 10 deg", ".1%"),
-    "depth_error": ("depth", ".1e"),
-}
+COLUMNS = (
+    Column("mask", "mask pixels that differ", ".4%"),
+    Column("ssim", "SSIM", ".4f"),
+    Column("normal_error_deg", "normals (deg)", ".2f"),
+    Column("turned", "hit pixels turned > 10 deg", ".1%"),
+    Column("depth_error", "depth", ".1e"),
+)
 
 
 def main() -> None:
@@ -34,25 +34,24 @@ def main() -> None:
     options.add_argument("--views", type=int, default=PAPER_VIEWS, help="of the paper's protocol")
     options.add_argument("--size", type=int, default=PAPER_SIZE, help="pixels per side")
     args = options.parse_args()
-    check_request(args.views, args.size)
+    check_pictures(args.views, args.size)
     device = cli.pick_device(args.device)
     means = {}
     for path in args.meshes:
         mesh = load_mesh(path)
         distance, rows = MeshDistance(mesh.vertices, mesh.faces, device), []
         for camera in tqdm(paper_cameras(args.size, args.views), desc=path.stem, unit="view", disable=None):
-            paper, faces = (cached(distance, camera, method) for method in ("paper", "faces"))
+            paper, faces = (cached_render(distance, camera, method) for method in ("paper", "faces"))
             both = paper.hit & faces.hit
             chord = np.linalg.norm(paper.normal[both] - faces.normal[both], axis=1)
-            row = compare_frames(paper, faces) | {"mask": float((paper.hit != faces.hit).mean())}
-            row["ssim"] = ssim_gray(*(normal_map(frame.normal, frame.hit) for frame in (paper, faces)))
+            row = compare_buffers(paper, faces) | {"mask": float((paper.hit != faces.hit).mean())}
+            row["ssim"] = ssim_gray(*(normal_map(seen.normal, seen.hit) for seen in (paper, faces)))
             row["turned"] = float((chord > 2 * np.sin(np.radians(5))).mean()) if both.any() else 0.0
             rows.append(row)
-        means[path.stem] = mean(rows)
+        means[path.stem] = mean_of(rows)
     if len(means) > 1:
-        means["mean"] = mean(list(means.values()))
-    cells = [[name, *(format(row[key], style) for key, (_, style) in COLUMNS.items())] for name, row in means.items()]
-    print(markdown([["", *(heading for heading, _ in COLUMNS.values())], *cells]))
+        means["mean"] = mean_of(means.values())
+    print(table(means, COLUMNS))
 
 
 if __name__ == "__main__":

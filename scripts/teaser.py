@@ -1,6 +1,6 @@
 """The picture that tells the story: a mesh, its field, the distance between the two, the shell, and a detail of both.
 
-    python eval.py RUN && python eval_ssim.py RUN && python scripts/teaser.py RUN --out docs/teaser.png
+    python eval.py RUN && python eval_ssim.py RUN && python scripts/teaser.py RUN --out docs/images/teaser.png
 """
 
 import json
@@ -14,13 +14,13 @@ from scipy import ndimage
 from dss import cli
 from dss.errors import InputError
 from dss.geometry.distance import MeshDistance
-from dss.rendering.buffers import Frame, render
+from dss.rendering.buffers import Buffers, render
 from dss.rendering.cameras import FOV, Camera, look_at, turntable
 from dss.rendering.images import INK, PALE, PAPER, Scale, draw_bar, save_png
-from dss.rendering.mesh_buffers import see
+from dss.rendering.mesh_buffers import render_mesh
 from dss.rendering.modes import draw
 from dss.rendering.slices import Plane, draw_shell
-from dss.run import load_run
+from dss.run import open_run
 
 SIDE = 380  # pixels of a panel
 GAP, TOP, BOTTOM = 12, 46, 84
@@ -31,23 +31,23 @@ ZOOM = 5
 def main() -> None:
     options = cli.parser(__doc__)
     options.add_argument("run", type=Path, help="a run folder that eval.py and eval_ssim.py have measured")
-    options.add_argument("--mesh", help="where its mesh is now")
+    options.add_argument("--data", "--mesh", help="where its mesh is now")
     options.add_argument("--angle", type=int, default=0, help="degrees by which the camera is turned")
     options.add_argument("--up", choices=("x", "y", "z"), default="z", help="the axis that points upwards")
     options.add_argument("--out", type=Path, default=Path("teaser.png"), help="the picture")
     args = options.parse_args()
     device = cli.pick_device(args.device)
-    run = load_run(args.run, device)
+    run = open_run(args.run, device)
     metrics, images = (measured(args.run / name) for name in ("eval.json", "ssim.json"))
-    mesh = run.load_mesh(args.mesh)
+    mesh = run.load_mesh(args.data)
     distance = MeshDistance(mesh.vertices, mesh.faces, device)
     size = Path(mesh.path).stat().st_size if mesh.path != "demo" else 12 * len(mesh.vertices) + 12 * len(mesh.faces)
 
     camera = turntable(360, SIDE * FINE, args.up)[args.angle % 360]
-    truth, field = see(distance, camera, "smooth"), render(run.field, camera)
+    truth, field = render_mesh(distance, camera, "smooth"), render(run.field, camera)
     (error,), scale = draw([field], "error", distance)
     close = detail(truth, args.up)
-    shaded, _ = draw([truth, field, see(distance, close, "smooth"), render(run.field, close)], "shaded")
+    shaded, _ = draw([truth, field, render_mesh(distance, close, "smooth"), render(run.field, close)], "shaded")
     shell = draw_shell(run.field, Plane(("xyz".index(args.up) + 2) % 3, 0.0), SIDE * FINE)
     middle = slice(SIDE * FINE // 4 + GAP, SIDE * FINE * 3 // 4)
     full, (above, below) = [smaller(image) for image in shaded[:2]], [smaller(image[middle]) for image in shaded[2:]]
@@ -79,19 +79,19 @@ def smaller(image: np.ndarray) -> np.ndarray:
     return image.reshape(height, FINE, width, FINE, 3).mean((1, 3)).round().astype(np.uint8)
 
 
-def detail(frame: Frame, up: str) -> Camera:
+def detail(seen: Buffers, up: str) -> Camera:
     """The same camera, closer on the part of the surface with the finest relief in the light; silhouettes do not count."""
-    fine = max(3, frame.camera.width // 60)
-    depth = np.where(frame.hit, frame.t, 0)
+    fine = max(3, seen.camera.width // 60)
+    depth = np.where(seen.hit, seen.t, 0)
     whole = ndimage.maximum_filter(depth, fine) - ndimage.minimum_filter(depth, fine) < 0.1
-    relief = np.square(frame.normal - ndimage.uniform_filter(frame.normal, (fine, fine, 0))).sum(2)
-    relief *= whole * draw([frame], "shaded")[0][0].mean(2)
-    density = np.where(frame.hit, ndimage.uniform_filter(relief, frame.camera.width // ZOOM), -1)
+    relief = np.square(seen.normal - ndimage.uniform_filter(seen.normal, (fine, fine, 0))).sum(2)
+    relief *= whole * draw([seen], "shaded")[0][0].mean(2)
+    density = np.where(seen.hit, ndimage.uniform_filter(relief, seen.camera.width // ZOOM), -1)
     pixel = np.unravel_index(density.argmax(), density.shape)
-    eye = frame.camera.pose[:, 3]
-    target = eye.numpy() - frame.t[pixel] * frame.view[pixel]
+    eye = seen.camera.pose[:, 3]
+    target = eye.numpy() - seen.t[pixel] * seen.view[pixel]
     pose = look_at(eye, target, [float(axis == up) for axis in "xyz"])
-    return replace(frame.camera, pose=pose, fov=FOV / ZOOM)
+    return Camera.from_fov(pose, FOV / ZOOM, seen.camera.width, seen.camera.height)
 
 
 def compose(panels: list[tuple[str, np.ndarray, list[str]]], scales: dict[int, Scale]) -> np.ndarray:

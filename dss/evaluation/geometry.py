@@ -33,6 +33,7 @@ COLUMNS = (
     Column("iou_near", "near IoU", ".4f"),
     Column("bytes", "bytes", ",.0f"),
     Column("faces", "faces", ",.0f"),
+    Column("bodies", "bodies", ",.0f"),
 )
 
 
@@ -91,9 +92,7 @@ def evaluate(
         "bytes": sum(parts.values()),
         "bytes_parts": parts,
         "file_bytes": Path(file).stat().st_size,
-        "faces": len(mesh.faces),
-        "bodies": int(mesh.body_count),
-        "watertight": bool(mesh.is_watertight),
+        **shape_of(mesh),
     }
     if field is not None and field.shell is not None:
         thickness = field.shell.thickness
@@ -122,6 +121,13 @@ def evaluate_cloud(
         "normal_error_deg": float(_angles(cloud.normals, normals).mean()),
         "bytes": sum(parts.values()),
         "bytes_parts": parts,
+        **shape_of(mesh),
+    }
+
+
+def shape_of(mesh: trimesh.Trimesh) -> dict[str, float]:
+    """What is known of a mesh without a truth: faces, bodies, watertight."""
+    return {
         "faces": len(mesh.faces),
         "bodies": int(mesh.body_count),
         "watertight": bool(mesh.is_watertight),

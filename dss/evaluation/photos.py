@@ -1,34 +1,120 @@
-"""Finished trainings against the photos of a split."""
+"""Finished runs of photos against the photos of a split: their metrics and their pictures."""
 
 from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from dss.errors import InputError
 from dss.evaluation.images import psnr, ssim_rgb
-from dss.reconstruction.run import ViewsRun
+from dss.progress import Event, Progress, silent, tracked
 from dss.reconstruction.scene import Photo, Scene, load_scene
 from dss.reconstruction.volume_rendering import Picture, render_picture
+from dss.rendering.gallery import MAX_TILES
+from dss.rendering.images import contact_sheet, save_png
+from dss.rendering.spheres import draw_spheres
+from dss.tables import Column, mean_of
+
+if TYPE_CHECKING:
+    from dss.run import PhotoRun
+
+SPHERES = 0.25  # of their radii at which spheres are pictured, so that one sees where they are
+COLUMNS = (
+    Column("psnr", "PSNR", ".2f"),
+    Column("ssim", "SSIM", ".4f"),
+    Column("seconds", "s / frame", ".3f"),
+    Column("samples", "samples / ray", ".1f"),
+    Column("background", "background rays", ".1%"),
+)
 
 
-def scene_of(run: ViewsRun, split: str, path: str | None = None, every: int = 1) -> Scene:
-    """Every n-th photo of a split of the scene that the run learned from, in the run's frame; `path` where it has moved."""
-    scene = load_scene(replace(run.config.scene, path=path or run.config.scene.path), split, run.frame)
+def scene_of(run: "PhotoRun", split: str, path: str | None = None, every: int = 1) -> Scene:
+    """Every n-th photo of a split of the scene that the run learned from, in the run's similarity.
+
+    `path` is where the scene lies now, if it has moved. Raises InputError as `load_scene`.
+    """
+    settings = run.config.scene.model_copy(update={"path": path} if path else {})
+    scene = load_scene(settings, split, run.similarity)
     return replace(scene, photos=scene.photos[::every])
 
 
-def pictures(run: ViewsRun, scene: Scene) -> Iterator[tuple[Photo, Picture]]:
-    """What the model looks like from each photo's camera. The first frame is rendered twice, so that no time counts a set-up."""
+def measure_photos(
+    run: "PhotoRun",
+    data: str | None = None,
+    split: str = "test",
+    every: int = 1,
+    progress: Progress = silent,
+) -> dict[str, Any]:
+    """Every n-th photo of a split against its picture: what ssim.json holds.
+
+    The `mean` and the rows of all `photos`, by name; `data` is where the scene lies now, if it has
+    moved.
+    """
+    scene = scene_of(run, split, data, every)
+    seen = tracked(pictures(run, scene), "photos", len(scene.photos), progress)
+    rows = {photo.name: compare(picture, photo, run.background) for photo, picture in seen}
+    return {"split": split, "mean": mean_of(rows.values()), "photos": rows}
+
+
+def draw_photos(
+    run: "PhotoRun",
+    data: str | None = None,
+    mode: str = "shaded",
+    split: str = "test",
+    every: int = 1,
+    out: Path | None = None,
+    progress: Progress = silent,
+) -> Path:
+    """Colours and normals as PNG, seen by every n-th camera of a split, and their contact sheet,
+    whose path is returned; in the mode `shell` the sampler's spheres, too.
+
+    Pictures go to `out` (default: the folder of the split in the run). Raises InputError in another
+    mode, and where there are no spheres.
+    """
+    if mode not in ("shaded", "shell"):
+        remedy = "choose shell, or leave it out"
+        raise InputError(f"--mode {mode}: does not apply to surfaces from photos; {remedy}")
+    if mode == "shell" and run.sampler.shell is None:
+        raise InputError(f"--mode shell: {run.folder} has no spheres; choose another mode")
+    scene, out = scene_of(run, split, data, every), out or run.folder / split
+    subtitle = f"{split}, colours and normals"
+    subtitle += f", and the spheres at {SPHERES:.0%} of their radii" if mode == "shell" else ""
+    tiles, seconds = [], 0.0
+    seen = tracked(pictures(run, scene), "render", len(scene.photos), progress)
+    for photo, picture in seen:
+        panels = {"": picture.colour, "normals": picture.normal_map()}
+        if mode == "shell":
+            panels["spheres"] = draw_spheres(run.sampler.shell, photo.camera, SPHERES)
+        for folder, image in panels.items():
+            save_png(out / folder / f"{photo.name}.png", image)
+        tiles.append((np.concatenate(list(panels.values()), 1), photo.name))
+        seconds += picture.seconds
+    progress(Event("frames", 1, 1, f"{len(tiles)}, {seconds / len(tiles):.3f} s each"))
+    images, labels = zip(*tiles[:: -(-len(tiles) // MAX_TILES)], strict=True)
+    sheet = contact_sheet(images, labels, run.folder.resolve().name, subtitle)
+    save_png(path := run.folder / f"{split}.png", sheet)
+    return path
+
+
+def pictures(run: "PhotoRun", scene: Scene) -> Iterator[tuple[Photo, Picture]]:
+    """What the model looks like from each photo's camera.
+
+    The first one is rendered twice, so that no time counts a set-up.
+    """
     for number, photo in enumerate([scene.photos[0], *scene.photos]):
-        picture = render_picture(run.model, run.sampler, photo.camera, run.background, run.config.render)
+        settings = run.config.render
+        picture = render_picture(run.model, run.sampler, photo.camera, run.background, settings)
         if number:
             yield photo, picture
 
 
 def compare(picture: Picture, photo: Photo, background: Tensor) -> dict[str, float]:
-    """PSNR and SSIM of a picture and its photo before the same background, with what the picture cost."""
+    """PSNR and SSIM of a picture and its photo before the same background (3,), with what the
+    picture cost."""
     truth = truth_of(photo, background)
     return {
         "psnr": psnr(picture.colour, truth),

@@ -1,10 +1,18 @@
 """What scripts/compare.py compares."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
-from dss.experiments.compare import Draco, Entry, Fitted, Published, Request
+from dss.experiments import mesh_methods, photo_methods
+from dss.experiments.compare import Entry, EvalSettings, Result, Row, means
+from dss.experiments.mesh_methods import Draco, Fitted, Published, Truth
+from dss.experiments.photo_methods import Trained
+from dss.run import CONFIGS
+from dss.tables import Column
 
-THINGI32 = ("53159", "252119", "64764", "75656", "76277", "78671", "92880", "96481")  # those at hand, see data/README.md
+MESHES = "thingi32/{}.ply"  # places in the folder of data sets, see data/README.md
+SCENES = "nerf_synthetic/{}"
+THINGI32 = ("53159", "252119", "64764", "75656", "76277", "78671", "92880", "96481")  # those at hand
 CLASSIC = (
     Draco("Draco, 14 bits", 14),
     Draco("Draco, 11 bits", 11),
@@ -17,12 +25,46 @@ CLASSIC = (
 
 @dataclass(frozen=True)
 class Preset:
-    meshes: tuple[str, ...]
+    """Methods, what they are measured on and how, and the tables that come of it."""
+
+    data: tuple[str, ...]  # names of meshes or scenes
+    place: str  # of a name in the folder of data sets
+    always: tuple[Entry, ...]  # measured whatever methods are named
     entries: tuple[Entry, ...]
-    request: Request
+    settings: EvalSettings
+    columns: tuple[Column, ...]
     note: str  # printed under the tables
-    tables: dict[str, tuple[str, ...]] | None = None  # title and methods of each; None: one of all
-    published: dict[str, Published] | None = None  # by method
+    tabulate: Callable[[list[Result]], dict[str, dict[str, Row]]]  # title -> rows of a table
+    others: Callable[[], dict[str, Entry]]  # further methods that may be named
+
+
+def one_table(measured: list[Result]) -> dict[str, dict[str, Row]]:
+    """The means of all methods."""
+    return {"": means(measured)}
+
+
+def paper_tables(measured: list[Result]) -> dict[str, dict[str, Row]]:
+    """Tables I and II of the DSS paper, with its numbers."""
+    tables = {}
+    for title, names in PAPER_TABLES.items():
+        part = [result for result in measured if result.method in (Truth().name, *names)]
+        tables[title] = mesh_methods.with_published(means(part), PUBLISHED)
+    return tables
+
+
+def photo_tables(measured: list[Result]) -> dict[str, dict[str, Row]]:
+    """One table per scene, with speed-ups, and the paper's numbers."""
+    tables = {}
+    for scene in dict.fromkeys(result.data for result in measured):
+        rows = means([result for result in measured if result.data == scene])
+        tables[scene] = photo_methods.with_speed_ups(rows) | photo_methods.published(scene)
+    return tables
+
+
+def configured_models() -> dict[str, Entry]:
+    """A method for each configuration of a model of photos in configs/."""
+    found = {path.stem for path in CONFIGS.glob("*.yaml")} - set(mesh_methods.configured())
+    return {name: Trained(name) for name in sorted(found)}
 
 
 def _quick(name: str, config: str = "", *overrides: str) -> Fitted:
@@ -32,52 +74,83 @@ def _quick(name: str, config: str = "", *overrides: str) -> Fitted:
 
 QUICK = Preset(
     THINGI32[:3],
+    MESHES,
+    (Truth(),),
     (
         _quick("fast"),
         # `pairs` expands a count of 60,000 per technique to about half a million
-        _quick("dss_2x128", "", "samples.count=60000", "fit.batch=2048"),
-        _quick("neural_implicit_8x32", "", "fit.batch=1024", "fit.rate=3e-3", "fit.schedule=cosine"),
-        _quick("key_spheres", "", "fit.batch=512", "fit.rate=1.5e-2", "fit.schedule=cosine", "fit.starts=1"),
-        _quick("key_spheres_latent", "", "fit.batch=512", "fit.rate=1.5e-2", "fit.schedule=cosine", "fit.starts=1"),
-        *(_quick(f"nglod_{lods}", "", "fit.batch=4096", "fit.rate=4e-3", "fit.schedule=cosine") for lods in (1, 2, 3)),
-        _quick("deepsdf_points", "", "samples.points=5000", "samples.count=83", "samples.uniform=0.2", "field.width=128",
-               "field.dropout=0", "field.activation=silu", "fit.loss=l2", "fit.batch=2048", "fit.rate=1e-3",
+        _quick("dss_2x128", "", "samples.count=60000", "fit.batch_size=2048"),
+        _quick("neural_implicit_8x32", "", "fit.batch_size=1024", "fit.lr=3e-3", "fit.schedule=cosine"),
+        _quick("key_spheres", "", "fit.batch_size=512", "fit.lr=1.5e-2", "fit.schedule=cosine", "fit.starts=1"),
+        _quick("key_spheres_latent", "", "fit.batch_size=512", "fit.lr=1.5e-2", "fit.schedule=cosine", "fit.starts=1"),
+        *(_quick(f"nglod_{lods}", "", "fit.batch_size=4096", "fit.lr=4e-3", "fit.schedule=cosine") for lods in (1, 2, 3)),
+        _quick("deepsdf_points", "", "samples.points=5000", "samples.count=83", "samples.uniform_share=0.2", "field.width=128",
+               "field.dropout=0", "field.activation=silu", "fit.loss=l2", "fit.batch_size=2048", "fit.lr=1e-3",
                "fit.schedule=cosine"),  # fmt: skip
         *CLASSIC,
     ),
-    Request(128, 4, 192),
-    "Every fit saw about four million samples, far fewer than published, with other batches and rates (dss/presets.py): this shows the "
+    EvalSettings(128, 4, 192),
+    mesh_methods.COLUMNS,
+    "Every fit saw about four million samples, far fewer than published, with other batches and rates (dss/experiments/presets.py): this shows the "
     "methods' character, not their best. Meshed at 128, SSIM from 4 views of 192 x 192 pixels on white.",
+    one_table,
+    mesh_methods.configured,
 )
 
+PAPER_TABLES = {
+    "Table I, 512 spheres": ("dss_1x128", "dss_2x128", "dss_4x128", "nglod_3", "nglod_4", "nglod_5", "fast"),
+    "Table II, number of spheres": ("dss_2x128_128", "dss_2x128", "dss_2x128_1024", "dss_4x128_128", "dss_4x128", "dss_4x128_1024"),
+}
+PUBLISHED = {
+    "dss_1x128": Published("DSS 1x128", 125, 2.81e-5, 0.965),
+    "dss_2x128": Published("DSS 2x128", 189, 2.53e-5, 0.978, 0.0344),
+    "dss_4x128": Published("DSS 4x128", 318, 2.49e-5, 0.982, 0.0344),
+    "nglod_3": Published("NGLOD-3", 202, 2.99e-5, 0.963),
+    "nglod_4": Published("NGLOD-4", 657, 2.73e-5, 0.980),
+    "nglod_5": Published("NGLOD-5", 2446, 2.71e-5, 0.988),
+    "dss_2x128_128": Published("DSS 2x128, 128 spheres", 141, 3.30e-5, 0.962, 0.0674),
+    "dss_2x128_1024": Published("DSS 2x128, 1024 spheres", 253, 2.51e-5, 0.980, 0.0279),
+    "dss_4x128_128": Published("DSS 4x128, 128 spheres", 270, 2.99e-5, 0.973, 0.0674),
+    "dss_4x128_1024": Published("DSS 4x128, 1024 spheres", 382, 2.45e-5, 0.989, 0.0279),
+}
 PAPER = Preset(
     THINGI32,
-    tuple(
-        Fitted(name)
-        for name in ("dss_1x128", "dss_2x128", "dss_4x128", "nglod_3", "nglod_4", "nglod_5", "dss_2x128_128", "dss_2x128_1024",
-                     "dss_4x128_128", "dss_4x128_1024", "fast")
-    ),  # fmt: skip
-    Request(),
+    MESHES,
+    (Truth(),),
+    tuple(Fitted(name) for name in dict.fromkeys(name for names in PAPER_TABLES.values() for name in names)),
+    EvalSettings(),
+    mesh_methods.COLUMNS,
     "Every method at the length that was published for it, all on one frame (smallest enclosing ball of radius 0.9). Published rows are "
     "means over all 32 meshes and copied as they stand: those of NGLOD were taken on meshes of radius 1, where the same error counts 1.23 "
     "times in chamfer, and all contain a sampling floor of about 2.2e-05. KiB of the published DSS rows do not count as ours "
     "(the released network is smaller).",
-    {
-        "Table I, 512 spheres": ("dss_1x128", "dss_2x128", "dss_4x128", "nglod_3", "nglod_4", "nglod_5", "fast"),
-        "Table II, number of spheres": ("dss_2x128_128", "dss_2x128", "dss_2x128_1024", "dss_4x128_128", "dss_4x128", "dss_4x128_1024"),
-    },
-    {
-        "dss_1x128": Published("DSS 1x128", 125, 2.81e-5, 0.965),
-        "dss_2x128": Published("DSS 2x128", 189, 2.53e-5, 0.978, 0.0344),
-        "dss_4x128": Published("DSS 4x128", 318, 2.49e-5, 0.982, 0.0344),
-        "nglod_3": Published("NGLOD-3", 202, 2.99e-5, 0.963),
-        "nglod_4": Published("NGLOD-4", 657, 2.73e-5, 0.980),
-        "nglod_5": Published("NGLOD-5", 2446, 2.71e-5, 0.988),
-        "dss_2x128_128": Published("DSS 2x128, 128 spheres", 141, 3.30e-5, 0.962, 0.0674),
-        "dss_2x128_1024": Published("DSS 2x128, 1024 spheres", 253, 2.51e-5, 0.980, 0.0279),
-        "dss_4x128_128": Published("DSS 4x128, 128 spheres", 270, 2.99e-5, 0.973, 0.0674),
-        "dss_4x128_1024": Published("DSS 4x128, 1024 spheres", 382, 2.45e-5, 0.989, 0.0279),
-    },
+    paper_tables,
+    mesh_methods.configured,
 )
 
-PRESETS = {"quick": QUICK, "paper": PAPER}
+PHOTOS = Preset(
+    ("chair_400",),
+    SCENES,
+    (),
+    tuple(
+        Trained(f"{name}_tiny")
+        for name in (
+            "neus",
+            "neus_occupancy",
+            "neus_shell",
+            "neus_spheres",
+            "volsdf",
+            "volsdf_spheres",
+            "unisurf",
+            "unisurf_spheres",
+        )
+    ),
+    EvalSettings(),
+    photo_methods.COLUMNS,
+    "The speed-up is over the plain sampler of the same model; its factors multiply to it, and the shares are those of its "
+    "logarithm. Steps and training times differ, so rows of different models are no ranking.",
+    photo_tables,
+    configured_models,
+)
+
+PRESETS = {"quick": QUICK, "paper": PAPER, "photos": PHOTOS}

@@ -1,18 +1,17 @@
-"""Fields: one file per method, found by itself. `build` makes an untrained one from its settings."""
+"""Fields: one file per method, found by itself."""
 
-import importlib
-import pkgutil
+import sys
 
-from dss.fields.base import Field, Geometry, Settings
+from dss.config import Settings
+from dss.fields.base import Field, Geometry
+from dss.plugins import discover
 
-for _module in pkgutil.iter_modules(__path__):
-    importlib.import_module(f"{__name__}.{_module.name}")
-METHODS: dict[str, type[Field]] = {kind.Settings().method: kind for kind in Field.__subclasses__() if kind.Settings is not Settings}
+METHODS = discover(sys.modules[__name__], Field)
 
 
 def build(settings: Settings, geometry: Geometry) -> Field:
     """An untrained field of the method that the settings belong to, its parameters drawn from torch's global generator.
 
-    `geometry` is what the method's `geometry` returned.
+    `geometry` is what the method's `build_geometry` returned.
     """
     return METHODS[settings.method](settings, geometry)

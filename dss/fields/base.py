@@ -2,7 +2,6 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
@@ -10,24 +9,18 @@ import torch
 from torch import Tensor, nn
 
 from dss import ops
+from dss.config import Settings
 from dss.errors import InputError
 from dss.shell.dual_shell import DualShell
 
 if TYPE_CHECKING:
-    from dss.config import Config
+    from dss.config import MeshConfig
     from dss.fitting.samples import Samples
     from dss.geometry.distance import MeshDistance
     from dss.geometry.mesh import Mesh
 
-Geometry = dict[str, Tensor]  # what a field stands on and does not learn, by the names in its state dict
+Geometry = dict[str, Tensor]  # what a field is built on and does not learn, by the names in its state dict
 CHUNK = 1 << 18  # points per evaluation: bounds memory
-
-
-@dataclass(frozen=True)
-class Settings:
-    """A method's hyper-parameters: the section `field` of a configuration. The first one names the method."""
-
-    method: str = ""
 
 
 class Field(nn.Module, ABC):
@@ -40,15 +33,15 @@ class Field(nn.Module, ABC):
     """
 
     Settings: ClassVar[type[Settings]] = Settings
-    stands_on: ClassVar[tuple[str, ...]] = ()  # names of the geometry's tensors, the same in the state dict
+    geometry_keys: ClassVar[tuple[str, ...]] = ()  # names of the geometry's tensors, the same in the state dict
 
     def __init__(self, shell: DualShell | None = None, owner_rule: str = "relative"):
         super().__init__()
         self.shell, self.owner_rule = shell, owner_rule
 
     @classmethod
-    def geometry(cls, mesh: "Mesh", distance: "MeshDistance", config: "Config") -> Geometry:
-        """What the field stands on and does not learn, such as a shell, taken from the mesh: tensors named `stands_on`."""
+    def build_geometry(cls, mesh: "Mesh", distance: "MeshDistance", config: "MeshConfig") -> Geometry:
+        """What the field is built on and does not learn, such as a shell, taken from the mesh: tensors named `geometry_keys`."""
         return {}
 
     @classmethod
@@ -58,7 +51,8 @@ class Field(nn.Module, ABC):
 
     def to_weights(self, path: Path) -> None:
         """Write the field as the method's authors store theirs. Raises InputError where there is no such format."""
-        raise InputError(f"{path}: {self.Settings().method} has no weight files of other programs to export; leave out --weights")
+        method = self.Settings.model_fields["method"].default
+        raise InputError(f"{path}: {method} has no weight files of other programs to export; leave out --weights")
 
     @property
     def device(self) -> torch.device:
@@ -75,7 +69,7 @@ class Field(nn.Module, ABC):
 
     @torch.no_grad()
     def sdf(self, points: Tensor) -> Tensor:
-        """Total signed distance (n,) of points (n, 3): defined everywhere, with the right sign (dss.md, section 8)."""
+        """Total signed distance (n,) of points (n, 3): defined everywhere, with the right sign (docs/method.md, section 8)."""
         part = self if self.shell is None else self._completed
         return torch.cat([part(chunk) for chunk in points.split(CHUNK)])
 

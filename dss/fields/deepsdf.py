@@ -1,25 +1,25 @@
 """DeepSDF's network for one shape (Park et al. 2019, arXiv 1901.05103), as it is fitted to oriented point clouds: without a
 latent vector, with one PReLU for all layers."""
 
-from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
+from annotated_types import Le
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import weight_norm
 
-from dss.fields.base import Field, Geometry, Settings
+from dss.config import Count, NonNegative, Settings
+from dss.fields.base import Field, Geometry
 
 HIDDEN = 7  # layers; the fourth leaves room for the point, which joins again there
 JOIN = 4
 ACTIVATIONS = {"prelu": nn.PReLU, "silu": nn.SiLU}
 
 
-@dataclass(frozen=True)
 class DeepSdfSettings(Settings):
     method: Literal["deepsdf"] = "deepsdf"
-    width: int = 512  # of each hidden layer
-    dropout: float = 0.1  # share of the hidden units left out of a step; 0: none
+    width: Count = 512  # of each hidden layer
+    dropout: Annotated[NonNegative, Le(0.9)] = 0.1  # share of the hidden units left out of a step; 0: none
     activation: Literal["prelu", "silu"] = "prelu"  # prelu: one slope for all layers; silu: smooth between the points
 
 

@@ -1,32 +1,31 @@
-"""The method this project exists for: one MLP in the interlayer, with a latent vector per sphere (dss.md, section 5)."""
+"""The method this project exists for: one MLP in the interlayer, with a latent vector per sphere (docs/method.md, section 5)."""
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 import torch
 from torch import Tensor, nn
 
 from dss import ops
-from dss.fields.base import Field, Geometry, Settings
+from dss.config import Count, Positive, Settings
+from dss.fields.base import Field, Geometry
 from dss.shell.dual_shell import DualShell
 
 if TYPE_CHECKING:
-    from dss.config import Config
+    from dss.config import MeshConfig
     from dss.geometry.distance import MeshDistance
     from dss.geometry.mesh import Mesh
 
 ACTIVATIONS = {"leaky_relu": lambda: nn.LeakyReLU(0.1), "silu": nn.SiLU}
 
 
-@dataclass(frozen=True)
 class DualShellSettings(Settings):
     method: Literal["dual_shell"] = "dual_shell"
     owner: Literal["smallest", "relative"] = "relative"  # the sphere that answers for a point, see DualShell.owner
-    latent: int = 32  # floats per sphere
-    layers: int = 2  # hidden layers
-    width: int = 128  # of each hidden layer
-    octaves: int = 4  # of the positional encoding
-    base_frequency: float = 1.0  # of the lowest octave, radians per unit of the offset
+    latent: Count = 32  # floats per sphere
+    layers: Count = 2  # hidden layers
+    width: Count = 128  # of each hidden layer
+    octaves: Count = 4  # of the positional encoding
+    base_frequency: Positive = 1.0  # of the lowest octave, radians per unit of the offset
     local: bool = True  # divide the offset from the centre by the outer radius
     activation: Literal["leaky_relu", "silu"] = "silu"  # of the hidden layers
     output: Literal["tanh", "radial"] = "radial"  # the paper's bounded output, or thicknesses from the middle of the layer
@@ -42,10 +41,10 @@ class DualShellField(Field):
     """
 
     Settings = DualShellSettings
-    stands_on = ("shell.centers", "shell.inner_radii", "shell.outer_radii")
+    geometry_keys = ("shell.centers", "shell.inner_radii", "shell.outer_radii")
 
     def __init__(self, settings: DualShellSettings, geometry: Geometry):
-        shell = DualShell(*(geometry[name] for name in self.stands_on))
+        shell = DualShell(*(geometry[name] for name in self.geometry_keys))
         super().__init__(shell, settings.owner)
         self.settings = settings
         self.latents = nn.Parameter(torch.rand(len(shell), settings.latent))
@@ -56,7 +55,7 @@ class DualShellField(Field):
         self.mlp = nn.Sequential(*hidden, nn.Linear(settings.width, 1))
 
     @classmethod
-    def geometry(cls, mesh: "Mesh", distance: "MeshDistance", config: "Config") -> Geometry:
+    def build_geometry(cls, mesh: "Mesh", distance: "MeshDistance", config: "MeshConfig") -> Geometry:
         """The dual shell of the configured key spheres, its enclosure certified for every triangle."""
         from dss.shell.certify import build_shell
         from dss.shell.cover import cover

@@ -2,7 +2,6 @@
 
 import zipfile
 from collections.abc import Callable
-from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -12,27 +11,27 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from dss.config import Count, Settings
 from dss.errors import InputError
-from dss.fields.base import Field, Settings
+from dss.fields.base import Field, Geometry
 
 if TYPE_CHECKING:
-    from dss.config import Config
+    from dss.config import MeshConfig
     from dss.fitting.samples import Samples
     from dss.geometry.distance import MeshDistance
     from dss.geometry.mesh import Mesh
 
 VOXELS = 64  # of the authors' 128^3 grid, per unit: their centre c lies at (c - VOXELS) / VOXELS
-PAIRS = 1 << 24  # of a point and a sphere, computed at once: bounds memory
+MAX_PAIRS = 1 << 24  # of a point and a sphere, computed at once: bounds memory
 RENAMED = {"net.model.": "mlp.", "sphereNet.model.0.": "shared.", "spherelatent": "latents", "sphere32": "spheres"}  # theirs: ours
 
 
-@dataclass(frozen=True)
 class KeySpheresSettings(Settings):
     method: Literal["key_spheres"] = "key_spheres"
     features: Literal["shared", "latent", "folded"] = "shared"  # of a sphere, see KeySpheresField
-    feature: int = 29  # floats per feature; `folded` has none
-    layers: int = 6  # hidden layers
-    width: int = 32  # of each hidden layer
+    feature: Count = 29  # floats per feature; `folded` has none
+    layers: Count = 6  # hidden layers
+    width: Count = 32  # of each hidden layer
     sphere_file: str = ""  # the authors' text file; empty: made as the section `spheres` says
 
 
@@ -47,9 +46,9 @@ class KeySpheresField(Field):
     """
 
     Settings = KeySpheresSettings
-    stands_on = ("spheres",)
+    geometry_keys = ("spheres",)
 
-    def __init__(self, settings: KeySpheresSettings, geometry: dict[str, Tensor]):
+    def __init__(self, settings: KeySpheresSettings, geometry: Geometry):
         super().__init__()
         self.settings = settings
         self.register_buffer("spheres", geometry["spheres"])
@@ -75,7 +74,7 @@ class KeySpheresField(Field):
         del self.shared
 
     @classmethod
-    def geometry(cls, mesh: "Mesh", distance: "MeshDistance", config: "Config") -> dict[str, Tensor]:
+    def build_geometry(cls, mesh: "Mesh", distance: "MeshDistance", config: "MeshConfig") -> dict[str, Tensor]:
         """The key spheres: of the file, or the paper's, or a cover. Radii are distances anew: the file's are off by up to a voxel."""
         from dss.shell.cover import cover
         from dss.shell.farthest import farthest
@@ -104,7 +103,7 @@ class KeySpheresField(Field):
 
     def _blend(self, points: Tensor) -> Tensor:
         parts = []
-        for part in points.split(PAIRS // len(self.spheres) + 1):
+        for part in points.split(MAX_PAIRS // len(self.spheres) + 1):
             weight = torch.cdist(part, self.spheres[:, :3], compute_mode="donot_use_mm_for_euclid_dist")
             parts.append(nn.functional.normalize(weight, p=1, dim=1) @ self._known)
         return torch.cat(parts)
@@ -121,7 +120,7 @@ class KeySpheresField(Field):
         return parts
 
     @classmethod
-    def from_weights(cls, path: Path, settings: KeySpheresSettings, geometry: dict[str, Tensor]) -> "KeySpheresField":
+    def from_weights(cls, path: Path, settings: KeySpheresSettings, geometry: Geometry) -> "KeySpheresField":
         """The network in the authors' .pth file, with the file's own spheres; `folded` where `settings` says so.
 
         Also takes the field.safetensors of a run, which folds a field that was fitted as `shared`. Raises InputError where
@@ -132,7 +131,7 @@ class KeySpheresField(Field):
         if spheres.ndim != 2 or spheres.shape[1] != 4 or not len(spheres):
             raise InputError(f"{path}: no Key Spheres network (no sphere32 of 4 columns); give one of the authors' .pth files")
         features = "shared" if settings.features == "folded" else settings.features
-        field = cls(replace(settings, features=features), {"spheres": spheres})
+        field = cls(settings.model_copy(update={"features": features}), {"spheres": spheres})
         found, wanted = ({name: tuple(value.shape) for name, value in each.items()} for each in (state, field.state_dict()))
         if found != wanted:
             name = next(name for name in [*wanted, *found] if found.get(name) != wanted.get(name))

@@ -1,7 +1,6 @@
 """Neural Implicit: the weights of one small MLP are the shape (Davies et al. 2020, arXiv 2009.09808)."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 from typing import Literal
@@ -11,18 +10,18 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from dss.config import Count, Settings
 from dss.errors import InputError
-from dss.fields.base import Field, Settings
+from dss.fields.base import Field, Geometry
 from dss.files import replacing
 
 ACTIVATIONS = {"relu": nn.ReLU, "elu": nn.ELU, "tanh": nn.Tanh, "softplus": nn.Softplus}
 
 
-@dataclass(frozen=True)
 class NeuralImplicitSettings(Settings):
     method: Literal["neural_implicit"] = "neural_implicit"
-    layers: int = 8  # hidden layers
-    width: int = 32  # of each hidden layer
+    layers: Count = 8  # hidden layers
+    width: Count = 32  # of each hidden layer
     activation: Literal["relu", "elu", "tanh", "softplus"] = "relu"  # of the hidden layers
 
 
@@ -31,7 +30,7 @@ class NeuralImplicitField(Field):
 
     Settings = NeuralImplicitSettings
 
-    def __init__(self, settings: NeuralImplicitSettings, geometry: dict[str, Tensor]):
+    def __init__(self, settings: NeuralImplicitSettings, geometry: Geometry):
         super().__init__()
         self.settings = settings
         widths = [3] + [settings.width] * settings.layers
@@ -51,7 +50,7 @@ class NeuralImplicitField(Field):
         return {"mlp": sum(parameter.nbytes for parameter in self.mlp.parameters())}
 
     @classmethod
-    def from_weights(cls, path: Path, settings: NeuralImplicitSettings, geometry: dict[str, Tensor]) -> "NeuralImplicitField":
+    def from_weights(cls, path: Path, settings: NeuralImplicitSettings, geometry: Geometry) -> "NeuralImplicitField":
         """The network in a Keras .h5 weight file. Raises InputError where it is damaged, or has other layers than `settings`."""
         field = cls(settings, geometry)
         expected = [shape for layer in field._dense() for shape in (layer.weight.T.shape, layer.bias.shape)]

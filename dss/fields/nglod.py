@@ -2,19 +2,19 @@
 arXiv 2101.10994)."""
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from dss.config import Count, CountOrZero, Settings
 from dss.errors import InputError
-from dss.fields.base import Field, Geometry, Settings
+from dss.fields.base import Field, Geometry
 from dss.geometry import octree
 
 if TYPE_CHECKING:
-    from dss.config import Config
+    from dss.config import MeshConfig
     from dss.fitting.samples import Samples
     from dss.geometry.distance import MeshDistance
     from dss.geometry.mesh import Mesh
@@ -23,18 +23,17 @@ CORNERS = torch.from_numpy(octree.CHILDREN)  # of a cell, (8, 3)
 AROUND = torch.cartesian_prod(*[torch.arange(-1, 2)] * 3)  # a cell and its neighbours, (27, 3)
 DEVIATION = 0.01  # of the initial features
 PUBLISHED_DECODERS = 5  # that the paper's accounting adds, whichever level of detail it is of
-DEEPEST = 8  # level of the octree: the tables that find a voxel's corners are dense
-LEAST = 1e-6  # magnitude outside the finest voxels, so that there is a sign
+MAX_DEPTH = 8  # level of the octree: the tables that find a voxel's corners are dense
+MIN_MAGNITUDE = 1e-6  # magnitude outside the finest voxels, so that there is a sign
 
 
-@dataclass(frozen=True)
 class NglodSettings(Settings):
     method: Literal["nglod"] = "nglod"
-    lods: int = 5  # levels of detail L, all of them learnt; the finest that has a voxel at a point answers
-    base: int = 2  # octree level of the first: 2**base voxels per axis
-    features: int = 32  # floats per corner
-    width: int = 128  # of the decoders' hidden layer
-    grow: int = 0  # steps after which the next level joins, coarse to fine; 0: all learn from the start, as published
+    lods: Count = 5  # levels of detail L, all of them learnt; the finest that has a voxel at a point answers
+    base_level: Count = 2  # octree level of the first: 2**base voxels per axis
+    features: Count = 32  # floats per corner
+    width: Count = 128  # of the decoders' hidden layer
+    grow_every: CountOrZero = 0  # steps between the levels that join, coarse to fine; 0: all learn from the start, as published
 
 
 class NglodField(Field):
@@ -47,20 +46,20 @@ class NglodField(Field):
     """
 
     Settings = NglodSettings
-    stands_on = ("octree", "solid", "extent")
+    geometry_keys = ("octree", "solid", "extent")
 
     def __init__(self, settings: NglodSettings, geometry: Geometry):
         super().__init__()
         self.settings = settings
-        for name in self.stands_on:
+        for name in self.geometry_keys:
             self.register_buffer(name, geometry[name])
         self.register_buffer("steps", torch.zeros((), dtype=torch.int64))  # of the fit so far
-        depth = settings.base + settings.lods - 1
-        levels = octree.unpack(self.octree.cpu().numpy(), depth)[settings.base :]
+        depth = settings.base_level + settings.lods - 1
+        levels = octree.unpack(self.octree.cpu().numpy(), depth)[settings.base_level :]
         self.voxels = [len(cells) for cells in levels]
         self.features, self.decoders = nn.ParameterList(), nn.ModuleList()
         for lod, cells in enumerate(levels):
-            size = 1 << (settings.base + lod)
+            size = 1 << (settings.base_level + lod)
             rows, count = octree.corner_rows(cells, size)
             self.register_buffer(f"rows_{lod}", torch.from_numpy(rows), persistent=False)
             self.register_buffer(f"occupied_{lod}", torch.from_numpy(octree.occupancy(cells, size)), persistent=False)
@@ -77,13 +76,13 @@ class NglodField(Field):
         self.register_buffer("side", torch.from_numpy(side).float(), persistent=False)
 
     @classmethod
-    def geometry(cls, mesh: "Mesh", distance: "MeshDistance", config: "Config") -> Geometry:
+    def build_geometry(cls, mesh: "Mesh", distance: "MeshDistance", config: "MeshConfig") -> Geometry:
         """The octree of the voxels that the surface touches, and one bit for each region of free cells: whether it is solid."""
         settings, extent = config.field, config.mesh.radius
-        depth = settings.base + settings.lods - 1
-        if depth > DEEPEST:
-            levels = f"field.lods={settings.lods}, field.base={settings.base}"
-            raise InputError(f"{levels}: 2**{depth} voxels per axis are too many; choose fewer lods, for at most 2**{DEEPEST}")
+        depth = settings.base_level + settings.lods - 1
+        if depth > MAX_DEPTH:
+            levels = f"field.lods={settings.lods}, field.base_level={settings.base_level}"
+            raise InputError(f"{levels}: 2**{depth} voxels per axis are too many; choose fewer lods, for at most 2**{MAX_DEPTH}")
         masks = octree.build(mesh.vertices / extent, mesh.faces, depth)
         region, count = octree.regions(octree.occupancy(octree.unpack(masks, depth)[-1], 1 << depth))
         free = region.nonzero()
@@ -121,7 +120,7 @@ class NglodField(Field):
 
     def _joined(self) -> int:
         """How many levels of detail have joined the fit."""
-        lods, grow = self.settings.lods, self.settings.grow
+        lods, grow = self.settings.lods, self.settings.grow_every
         return min(lods, 1 + int(self.steps) // grow) if grow else lods
 
     def _interpolated(self, inside: Tensor, depth: Tensor) -> Iterator[tuple[int, Tensor, Tensor]]:
@@ -150,7 +149,7 @@ class NglodField(Field):
 
     def _cell(self, lod: int, inside: Tensor) -> tuple[Tensor, Tensor]:
         """The cell (n, 3) int64 of a level at points (n, 3) of the octree's cube, and the place in it, from 0 to 1."""
-        size = 1 << (self.settings.base + lod)
+        size = 1 << (self.settings.base_level + lod)
         place = (inside + 1) * (size / 2)
         cell = place.detach().floor().long().clamp(0, size - 1)
         return cell, place - cell
@@ -169,13 +168,13 @@ class NglodField(Field):
         near = gaps.where(occupied, 1 + share.minimum(1 - share).amin(1, keepdim=True)).amin(1)
         bound = torch.maximum(far, near) * 2 / self.side.shape[0]
         side = torch.where((scaled == inside).all(1), self.side[cell.unbind(1)], 1.0)
-        return side, (torch.hypot(bound, (scaled - inside).norm(dim=1)) * self.extent).clamp(min=LEAST)
+        return side, (torch.hypot(bound, (scaled - inside).norm(dim=1)) * self.extent).clamp(min=MIN_MAGNITUDE)
 
     def storage(self) -> dict[str, int]:
         return {
             "features": sum(table.nbytes for table in self.features),
             "decoders": sum(parameter.nbytes for parameter in self.decoders.parameters()),
-            "octree": sum(self.get_buffer(name).nbytes for name in self.stands_on),
+            "octree": sum(self.get_buffer(name).nbytes for name in self.geometry_keys),
         }
 
     def published_storage(self) -> dict[str, int]:

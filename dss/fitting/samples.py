@@ -1,4 +1,4 @@
-"""Training samples: points with the sphere that learns them and their signed distance (dss.md, section 4)."""
+"""Training samples: points with the sphere that learns them and their signed distance (docs/method.md, section 4)."""
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -8,7 +8,7 @@ import torch
 from scipy.spatial import cKDTree
 from torch import Tensor
 
-from dss.config import SamplesConfig
+from dss.config import SamplesSettings
 from dss.errors import InputError
 from dss.shell.dual_shell import DualShell
 
@@ -18,11 +18,11 @@ if TYPE_CHECKING:  # the machine that fits may lack Warp and trimesh
     from dss.geometry.points import PointCloud
 
 PROBE = 3**0.5 / 192  # the paper enlarges the outer spheres by this, so that its finite differences stay inside
-IMPORTANCE = 100.0  # weight exp(-IMPORTANCE |sdf|) of the paper's importance technique
-TOP_UP = 500  # least number of samples per sphere
+IMPORTANCE = 100.0  # the paper draws its importance samples with the weights exp(-IMPORTANCE |sdf|)
+MIN_SAMPLES = 500  # per sphere
 ON_SPHERE = 300  # samples per sphere exactly on its (enlarged) outer radius
+NEGLIGIBLE = 15.0  # beyond exp(-NEGLIGIBLE) a weight is not worth a distance
 SIDE_NEIGHBOURS = 8  # points that say on which side of the surface a far sample is
-NEGLIGIBLE = 15.0  # e to the minus this is no weight worth a distance
 INTERLAYER_SHARE = 0.25  # `partition`: share of the samples that is uniform in the interlayer; the rest is near the surface
 
 
@@ -37,12 +37,15 @@ class Samples:
     def __len__(self) -> int:
         return len(self.points)
 
+    def __getitem__(self, index: Tensor) -> "Samples":
+        return Samples(self.points[index], self.owner[index], self.sdf[index])
+
     def to(self, device: torch.device) -> "Samples":
         return Samples(self.points.to(device), self.owner.to(device), self.sdf.to(device))
 
 
 def draw_samples(
-    mesh: "Mesh", distance: "MeshDistance", shell: DualShell | None, config: SamplesConfig, owner_rule: str, seed: int
+    mesh: "Mesh", distance: "MeshDistance", shell: DualShell | None, config: SamplesSettings, owner_rule: str, seed: int
 ) -> Samples:
     """One round of samples, the same for the same seed.
 
@@ -85,7 +88,7 @@ def oriented_samples(cloud: "PointCloud", count: int, spread: float, uniform_sha
 
 
 def _pairs(
-    mesh: "Mesh", distance: "MeshDistance", shell: DualShell, config: SamplesConfig, _rule: str, generator: np.random.Generator
+    mesh: "Mesh", distance: "MeshDistance", shell: DualShell, config: SamplesSettings, _rule: str, generator: np.random.Generator
 ) -> Samples:
     """The paper's three techniques; every sphere whose enlarged outer ball contains a point learns it."""
     reach = shell.outer_radii + PROBE
@@ -104,7 +107,7 @@ def _pairs(
     sdf = torch.cat([distance.sdf(uniform), distance.sdf(important), torch.zeros(len(traced))])
     item, owner = enlarged.containing(points)
 
-    missing = (TOP_UP - torch.bincount(owner, minlength=len(shell))).clamp(min=0)
+    missing = (MIN_SAMPLES - torch.bincount(owner, minlength=len(shell))).clamp(min=0)
     extra_owner = torch.arange(len(shell)).repeat_interleave(missing + ON_SPHERE)
     on_sphere = torch.cat([torch.arange(int(count) + ON_SPHERE) >= count for count in missing])
     radius = shell.inner_radii[extra_owner] + _tensor(generator.random(len(extra_owner))) * (reach - shell.inner_radii)[extra_owner]
@@ -114,7 +117,7 @@ def _pairs(
 
 
 def _partition(
-    mesh: "Mesh", distance: "MeshDistance", shell: DualShell, config: SamplesConfig, rule: str, generator: np.random.Generator
+    mesh: "Mesh", distance: "MeshDistance", shell: DualShell, config: SamplesSettings, rule: str, generator: np.random.Generator
 ) -> Samples:
     """Every point has the one owner that will answer for it: mostly surface points moved by a fraction of the shell's
     thickness there, the rest uniform in the interlayer."""
@@ -130,14 +133,14 @@ def _partition(
 
 
 def _importance(
-    mesh: "Mesh", distance: "MeshDistance", shell: DualShell | None, config: SamplesConfig, _rule: str, generator: np.random.Generator
+    mesh: "Mesh", distance: "MeshDistance", shell: DualShell | None, config: SamplesSettings, _rule: str, generator: np.random.Generator
 ) -> Samples:
     """Points drawn, with replacement, from ten times as many uniform ones; and a share of the uniform ones themselves."""
     reach = NEGLIGIBLE / config.focus
     pool = _tensor(2 * generator.random((10 * config.count, 3), np.float32) - 1)
     sdf = distance.sdf(pool, reach).cpu()
     chances = torch.exp(-config.focus * sdf.abs()).double().where(sdf.abs() < reach, 0).cumsum(0)
-    uniform = round(config.uniform * config.count)
+    uniform = round(config.uniform_share * config.count)
     drawn = torch.from_numpy(generator.random(config.count - uniform)) * chances[-1]
     index = torch.cat([torch.searchsorted(chances, drawn, right=True), torch.arange(uniform)])
     points, sdf = pool[index], sdf[index]
@@ -146,7 +149,7 @@ def _importance(
 
 
 def _near(
-    mesh: "Mesh", distance: "MeshDistance", shell: DualShell | None, config: SamplesConfig, _rule: str, generator: np.random.Generator
+    mesh: "Mesh", distance: "MeshDistance", shell: DualShell | None, config: SamplesSettings, _rule: str, generator: np.random.Generator
 ) -> Samples:
     """Two fifths of the points on the surface, two fifths moved from it by N(0, spread) per axis, one fifth uniform in the cube."""
     part = config.count // 5

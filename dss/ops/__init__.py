@@ -47,6 +47,31 @@ class Intervals(NamedTuple):
     sphere: Tensor  # (m,) int64
     stop: Tensor  # (n,) float32: where the ray enters its first inner sphere; 0 inside one, inf without
 
+    @property
+    def ray(self) -> Tensor:
+        """The ray (m,) int64 of each interval."""
+        index = torch.arange(len(self.offsets) - 1, device=self.offsets.device)
+        return index.repeat_interleave(self.offsets.diff())
+
+    def merged(self) -> "Intervals":
+        """Disjoint intervals that cover the same parts of the rays: those that overlap are joined.
+
+        A joined interval names the sphere of its first part.
+        """
+        if not len(self.start):
+            return self
+        # Later rays are moved beyond earlier ones, so that one running maximum serves them all.
+        ray = self.ray
+        shift = ray.double() * (2 * self.end.max().double() + 1)
+        reach = (self.end.double() + shift).cummax(0).values
+        first = torch.ones_like(ray, dtype=torch.bool)
+        first[1:] = (self.start[1:].double() + shift[1:] > reach[:-1]) | (ray[1:] != ray[:-1])
+        last = torch.cat([first[1:], first.new_ones(1)])
+        counts = torch.bincount(ray[first], minlength=len(self.offsets) - 1)
+        offsets = torch.nn.functional.pad(counts.cumsum(0), (1, 0))
+        end = (reach - shift)[last].to(self.end)
+        return Intervals(offsets, self.start[first], end, self.sphere[first], self.stop)
+
 
 class Traced(NamedTuple):
     """First hits of n rays."""

@@ -1,8 +1,10 @@
-"""The dual shell of a model that images taught: of its zero set, with room for the band in which it is neither clear nor opaque.
+"""The dual shell of a model that photos taught: of its zero set, with room for the band in which it
+is neither clear nor opaque.
 
-Beyond the band |f| <= m with m = ln(1/eps) / s, all but eps of the opacity is gone (sphere_guided_neus.md, section 7). The outer
-spheres must hold the band, the inner ones lie behind it, f < -m. Both are checked by dense sampling of f, and mended until
-fresh samples find nothing. Parts too thin for an inner sphere have none.
+Beyond the band |f| <= m with m = ln(1/eps) / s, all but eps of the opacity is gone (docs/method.md,
+section 11). The outer spheres must hold the band, the inner ones lie behind it, f < -m. Both are
+checked by dense sampling of f, and mended until fresh samples find nothing. Parts too thin for an
+inner sphere have none.
 """
 
 import numpy as np
@@ -13,8 +15,8 @@ from dss.errors import InputError
 from dss.fields.base import Field
 from dss.geometry.distance import MeshDistance
 from dss.geometry.mesh import surface_samples
-from dss.reconstruction.config import SamplerConfig
 from dss.reconstruction.models.base import Model
+from dss.reconstruction.samplers.shell import ShellSettings
 from dss.rendering.isosurface import extract
 from dss.shell.certify import build_shell
 from dss.shell.cover import cover
@@ -22,11 +24,15 @@ from dss.shell.dual_shell import DualShell
 
 SAMPLES = 1 << 18  # points of each kind per check
 CHECKS = 12  # rounds of check and repair
-SPARE = 2e-3  # by which a repair does more than the sample that called for it, in unit coordinates
+SPARE = 2e-3  # by which a repair exceeds what the sample that called for it needs, unit coordinates
+MIN_SPHERES = 8  # below which a cover that does not fit is not tried with fewer spheres
 
 
 class ModelField(Field):
-    """A model's signed distance, cut off at the unit ball, as the mesher takes it; with a shell, trusted in its interlayer."""
+    """A model's signed distance, cut off at the unit ball, as the mesher takes it.
+
+    With a shell, the model is trusted in its interlayer only.
+    """
 
     def __init__(self, model: Model, shell: DualShell | None = None):
         super().__init__(shell)
@@ -36,52 +42,67 @@ class ModelField(Field):
         return torch.maximum(self.model.raw_sdf(points), points.norm(dim=1) - 1)
 
 
-def shell_of_model(model: Model, config: SamplerConfig, seed: int = 0) -> DualShell:
-    """The checked shell of a model's zero set. Raises InputError where the model has no surface, or the checks do not settle."""
-    mesh = extract(ModelField(model), config.resolution, "the model")
+def shell_of_model(model: Model, settings: ShellSettings, seed: int = 0) -> DualShell:
+    """The checked shell of a model's zero set, on the model's device.
+
+    Raises InputError where the model has no surface, or the checks do not settle.
+    """
+    mesh = extract(ModelField(model), settings.resolution, "the model")
     vertices, faces = np.asarray(mesh.vertices), np.asarray(mesh.faces)
-    centers, radii, outer = _cover(MeshDistance(vertices, faces), config.spheres, seed)
-    shell = build_shell(vertices, faces, centers, radii, outer, seed)
-    margin = model.band(config.eps)
+    spheres = _cover(MeshDistance(vertices, faces), settings.spheres, seed)
+    shell = build_shell(vertices, faces, *spheres, seed)
+    margin = model.band(settings.eps)
     shell.outer_radii += margin
     shell.inner_radii.copy_((shell.inner_radii - margin).clamp(min=0))
     shell = shell.to(model.device)
     for number in range(CHECKS):
         generator = torch.Generator().manual_seed(seed + number)
-        shell, leaks = mend(model, shell, margin, torch.from_numpy(surface_samples(vertices, faces, SAMPLES, seed + number)[0]), generator)
+        surface = torch.from_numpy(surface_samples(vertices, faces, SAMPLES, seed + number)[0])
+        shell, leaks = mend(model, shell, margin, surface, generator)
         if not leaks:
             return shell
-    raise InputError(f"the shell of the model still leaks after {CHECKS} repairs ({leaks} samples); train longer before sampler.after")
+    raise InputError(
+        f"the shell of the model still leaks after {CHECKS} repairs ({leaks} samples); "
+        "train longer before sampler.start_step"
+    )
 
 
-def _cover(distance: MeshDistance, count: int, seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _cover(
+    distance: MeshDistance, count: int, seed: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """`cover`, with fewer spheres where not so many fit."""
     while True:
         try:
             return cover(distance, count, seed)
         except InputError:
-            if count < 8:
+            if count < MIN_SPHERES:
                 raise
             count //= 2
 
 
 @torch.no_grad()
-def mend(model: Model, shell: DualShell, margin: float, surface: Tensor, generator: torch.Generator) -> tuple[DualShell, int]:
-    """One check of the shell with random points in the unit ball and near `surface` (k, 3), and the repair of what it found.
+def mend(
+    model: Model, shell: DualShell, margin: float, surface: Tensor, generator: torch.Generator
+) -> tuple[DualShell, int]:
+    """One check of the shell with random points in the unit ball and near `surface` (k, 3), and the
+    repair of what it found.
 
-    Returns the shell and the number of samples that it was wrong about. A point of the band outside all outer spheres
-    enlarges the nearest one if it is near, else gets a sphere of its own; one at f >= -margin shrinks the inner spheres
-    that it is in.
+    Returns the shell and the number of samples that it was wrong about. A point of the band outside
+    all outer spheres enlarges the nearest one if it is near, else gets a sphere of its own; one at
+    f >= -margin shrinks the inner spheres that it is in.
     """
-    ball = torch.nn.functional.normalize(torch.randn(SAMPLES, 3, generator=generator), dim=1)
-    ball *= torch.rand(SAMPLES, 1, generator=generator) ** (1 / 3)
-    near = surface.float() + 2 * margin * (2 * torch.rand(surface.shape, generator=generator) - 1)
-    rim = torch.nn.functional.normalize(torch.randn(SAMPLES, 3, generator=generator), dim=1).to(model.device)
-    sphere = torch.multinomial(shell.inner_radii.cpu() + 1e-9, SAMPLES, replacement=True, generator=generator).to(model.device)
-    depth = torch.rand(SAMPLES, 1, generator=generator).to(model.device) ** (1 / 6)  # most of them near the rim
+    device = model.device
+    ball = _directions(generator) * torch.rand(SAMPLES, 1, generator=generator) ** (1 / 3)
+    offset = 2 * margin * (2 * torch.rand(surface.shape, generator=generator) - 1)
+    near = surface.float() + offset
+    rim = _directions(generator).to(device)
+    chances = shell.inner_radii.cpu() + 1e-9
+    sphere = torch.multinomial(chances, SAMPLES, replacement=True, generator=generator).to(device)
+    # The sixth root puts most of them near the rim.
+    depth = torch.rand(SAMPLES, 1, generator=generator).to(device) ** (1 / 6)
     inner = shell.centers[sphere] + rim * depth * shell.inner_radii[sphere, None]
 
-    points = torch.cat([ball, near[near.norm(dim=1) < 1]]).to(model.device)
+    points = torch.cat([ball, near[near.norm(dim=1) < 1]]).to(device)
     points = points[model.sdf(points).abs() <= margin]
     gap, nearest = shell.outer_gap(points)
     points, gap, nearest = (value[gap > 0] for value in (points, gap, nearest))
@@ -89,14 +110,21 @@ def mend(model: Model, shell: DualShell, margin: float, surface: Tensor, generat
     leaks = len(points) + int(wrong.sum())
 
     close = gap <= margin
-    shell.outer_radii.scatter_reduce_(0, nearest[close], (shell.outer_radii[nearest] + gap + SPARE)[close], "amax")
-    reach = (inner - shell.centers[sphere]).norm(dim=1) - SPARE
-    shell.inner_radii.scatter_reduce_(0, sphere[wrong], reach[wrong].clamp(min=0), "amin")
+    larger = (shell.outer_radii[nearest] + gap + SPARE)[close]
+    shell.outer_radii.scatter_reduce_(0, nearest[close], larger, "amax")
+    smaller = ((inner - shell.centers[sphere]).norm(dim=1) - SPARE)[wrong].clamp(min=0)
+    shell.inner_radii.scatter_reduce_(0, sphere[wrong], smaller, "amin")
     return _with_spheres(shell, points[~close], 2 * margin + SPARE), leaks
 
 
+def _directions(generator: torch.Generator) -> Tensor:
+    """Random unit vectors (SAMPLES, 3)."""
+    return torch.nn.functional.normalize(torch.randn(SAMPLES, 3, generator=generator), dim=1)
+
+
 def _with_spheres(shell: DualShell, points: Tensor, radius: float) -> DualShell:
-    """The shell with outer spheres of `radius`, without inner ones, that hold the points (n, 3)."""
+    """The shell with more outer spheres of `radius`, without inner ones, that hold the points
+    (n, 3)."""
     added = []
     while len(points):
         added.append(points[0])

@@ -1,4 +1,4 @@
-"""Posed images: the NeRF-synthetic layout, transforms_SPLIT.json beside the PNGs that it names."""
+"""Images with cameras in the NeRF-synthetic layout: transforms_SPLIT.json beside the PNGs."""
 
 import json
 import math
@@ -14,26 +14,25 @@ from dss.rendering.images import image_size
 
 
 @dataclass(frozen=True)
-class View:
-    """One posed image of a scene."""
+class PosedImage:
+    """One image of a scene and its camera."""
 
     name: str  # of the image, without folder and suffix
     path: Path
     camera: Camera
 
 
-def scene_views(scene: Path | str, split: str) -> list[View]:
-    """The views of a split (train, val, test) of a NeRF-synthetic scene, in the order of its JSON.
+def posed_images(scene: Path | str, split: str) -> list[PosedImage]:
+    """The images of a split (train, val, test) of a NeRF-synthetic scene, in the order of its JSON.
 
     Raises InputError where the JSON is missing or broken, where images are missing or unreadable,
     and where they are not all of one size; the line names them.
     """
     scene = Path(scene)
-    fov, poses = read_transforms(scene / f"transforms_{split}.json")
+    file = scene / f"transforms_{split}.json"
+    fov, poses = read_transforms(file)
     if not poses:
-        raise InputError(
-            f"{scene / f'transforms_{split}.json'}: names no images; fetch the scene again"
-        )
+        raise InputError(f"{file}: names no images; fetch the scene again")
     paths = {name: scene / (name if name.endswith(".png") else f"{name}.png") for name in poses}
     missing = [str(path.relative_to(scene)) for path in paths.values() if not path.is_file()]
     if missing:
@@ -51,12 +50,10 @@ def scene_views(scene: Path | str, split: str) -> list[View]:
         usual = f"{paths[first].relative_to(scene)} is {size[0]}x{size[1]}"
         raise InputError(f"{scene}: {usual}, but {listed(odd)} differ; fetch the scene again")
     cameras = {name: Camera.from_fov(pose, fov, *size) for name, pose in poses.items()}
-    views = [View(paths[name].stem, paths[name], camera) for name, camera in cameras.items()]
-    if len({view.name for view in views}) < len(views):
-        raise InputError(
-            f"{scene / f'transforms_{split}.json'}: names an image twice; fetch the scene again"
-        )
-    return views
+    images = [PosedImage(paths[name].stem, paths[name], camera) for name, camera in cameras.items()]
+    if len({image.name for image in images}) < len(images):
+        raise InputError(f"{file}: names an image twice; fetch the scene again")
+    return images
 
 
 def read_transforms(path: Path | str) -> tuple[float, dict[str, Tensor]]:

@@ -1,18 +1,39 @@
-"""Networks of surfaces from images: encodings of points, the signed distance and the colour.
+"""Networks of multi-view reconstruction: encodings of points, the signed distance, the colour.
 
-The geometric initialisation makes the distance about |x| - start, for both encodings (Atzmon & Lipman 2020; NeuS).
+The geometric initialisation makes the distance about |x| - initial_radius, for both encodings
+(Atzmon & Lipman 2020; NeuS).
 """
 
 import math
+from typing import Annotated, Literal
 
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import weight_norm
 
-from dss.reconstruction.config import ModelConfig
+from dss.config import Count, CountOrZero, Positive, Settings
 
 PRIMES = (1, 2_654_435_761, 805_459_861)  # Teschner et al. 2003
 DIRECTION_OCTAVES = 4
+
+
+class NetworkSettings(Settings):
+    """The two networks that every model has. The defaults are those of NeuS as published."""
+
+    encoding: Literal["frequency", "hash"] = "frequency"  # of the points
+    octaves: Count = 6  # `frequency`: sines and cosines per coordinate
+    levels: Count = 16  # `hash`: grids, each with two features per entry
+    log2_table: Annotated[Count, Field(le=30)] = 19  # `hash`: log2 of the entries per level
+    base_resolution: Count = 32  # `hash`: cells per axis of the coarsest level
+    growth: Positive = 1.3195  # `hash`: factor of the cells per axis from level to level
+    layers: Count = 8  # hidden layers of the distance network
+    width: Count = 256  # of each hidden layer of the distance network
+    initial_radius: Positive = 0.5  # of the sphere whose distance the untrained network predicts
+    skip: CountOrZero = 4  # hidden layer after which the encoded point is joined again; 0: none
+    feature: Count = 256  # floats that the distance network passes to the colour network
+    colour_layers: Count = 4  # hidden layers of the colour network
+    colour_width: Count = 256  # of each hidden layer of the colour network
 
 
 class Frequency(nn.Module):
@@ -29,19 +50,23 @@ class Frequency(nn.Module):
 
 
 class Hash(nn.Module):
-    """x, then trilinear features of grids over [-1, 1]^3 from coarse to fine (Müller et al. 2022): (n, 3) -> (n, 3 + 2 levels).
+    """x, then trilinear features of grids over [-1, 1]^3 from coarse to fine (Müller et al. 2022):
+    (n, 3) -> (n, 3 + 2 levels).
 
-    Levels with more nodes than entries share these by a hash. Differentiable twice in x, as normals in a loss need.
+    Levels with more nodes than entries share these by a hash. Differentiable twice in x, as normals
+    in a loss need.
     """
 
-    def __init__(self, levels: int, log2_entries: int, base: int, growth: float):
+    def __init__(self, levels: int, log2_table: int, base_resolution: int, growth: float):
         super().__init__()
-        self.out, self.entries = 3 + 2 * levels, 1 << log2_entries
-        cells = torch.tensor([int(base * growth**level) for level in range(levels)])
+        self.out, self.entries = 3 + 2 * levels, 1 << log2_table
+        cells = torch.tensor([int(base_resolution * growth**level) for level in range(levels)])
+        corners = torch.cartesian_prod(*[torch.arange(2)] * 3)
         self.register_buffer("cells", cells, persistent=False)
         self.register_buffer("dense", (cells + 1) ** 3 <= self.entries, persistent=False)
-        self.register_buffer("corners", torch.cartesian_prod(*[torch.arange(2)] * 3), persistent=False)
-        self.table = nn.Parameter(torch.empty(levels * self.entries, 2).uniform_(-1e-4, 1e-4))
+        self.register_buffer("corners", corners, persistent=False)
+        table = torch.empty(levels * self.entries, 2).uniform_(-1e-4, 1e-4)
+        self.table = nn.Parameter(table)
 
     def forward(self, x: Tensor) -> Tensor:
         position = (x[:, None].clamp(-1, 1) + 1) / 2 * self.cells[:, None]  # (n, levels, 3)
@@ -50,7 +75,8 @@ class Hash(nn.Module):
         node = low[:, :, None] + self.corners  # (n, levels, 8, 3)
         row = self.cells[:, None] + 1
         i, j, k = node.unbind(-1)
-        index = torch.where(self.dense[:, None], (i * row + j) * row + k, (i * PRIMES[0] ^ j * PRIMES[1] ^ k * PRIMES[2]) % self.entries)
+        hashed = (i * PRIMES[0] ^ j * PRIMES[1] ^ k * PRIMES[2]) % self.entries
+        index = torch.where(self.dense[:, None], (i * row + j) * row + k, hashed)
         index = index + torch.arange(len(self.cells), device=x.device)[:, None] * self.entries
         weight = torch.where(self.corners.bool(), share, 1 - share).prod(-1, keepdim=True)
         features = nn.functional.embedding(index, self.table)
@@ -58,26 +84,25 @@ class Hash(nn.Module):
 
 
 class DistanceNetwork(nn.Module):
-    """Points (n, 3) -> signed distance (n,) and a feature (n, config.feature)."""
+    """Points (n, 3) -> signed distance (n,) and a feature (n, settings.feature)."""
 
-    def __init__(self, config: ModelConfig):
+    def __init__(self, settings: NetworkSettings):
         super().__init__()
-        frequency = config.encoding == "frequency"
-        self.encoding = Frequency(config.octaves) if frequency else Hash(config.levels, config.table, config.base, config.growth)
-        self.skip, encoded = config.skip, self.encoding.out
-        sizes = [encoded] + [config.width] * config.layers + [1 + config.feature]
+        self.encoding, self.skip = _encoding(settings), settings.skip
+        encoded, last = self.encoding.out, settings.layers
+        sizes = [encoded] + [settings.width] * settings.layers + [1 + settings.feature]
         self.layers = nn.ModuleList()
         for index, (before, after) in enumerate(zip(sizes, sizes[1:], strict=False)):
-            last = index == config.layers
-            layer = nn.Linear(before, after - encoded if self.skip and index + 1 == self.skip else after)
+            joined = self.skip and index + 1 == self.skip
+            layer = nn.Linear(before, after - encoded if joined else after)
             with torch.no_grad():
-                layer.bias.fill_(-config.start if last else 0)
-                if last:
+                layer.bias.fill_(-settings.initial_radius if index == last else 0)
+                if index == last:
                     layer.weight.normal_(math.sqrt(math.pi) / math.sqrt(before), 1e-4)
                 else:
                     layer.weight.normal_(0, math.sqrt(2 / layer.out_features))
                 if index == 0:
-                    layer.weight[:, 3:] = 0  # what the encoding adds to x is for later
+                    layer.weight[:, 3:] = 0  # what the encoding adds to x has no say at first
                 elif index == self.skip:
                     layer.weight[:, before - encoded + 3 :] = 0
             self.layers.append(weight_norm(layer))
@@ -94,16 +119,28 @@ class DistanceNetwork(nn.Module):
 
 
 class ColourNetwork(nn.Module):
-    """Points, unit directions, gradients of the distance (n, 3) and features (n, f) -> colours (n, 3) in [0, 1]."""
+    """Points, unit directions and gradients of the distance, (n, 3) each, and features (n, f) ->
+    colours (n, 3) in [0, 1]."""
 
-    def __init__(self, config: ModelConfig):
+    def __init__(self, settings: NetworkSettings):
         super().__init__()
         self.encoding = Frequency(DIRECTION_OCTAVES)
-        sizes = [6 + self.encoding.out + config.feature] + [config.colour_width] * config.colour_layers + [3]
-        self.layers = nn.ModuleList(weight_norm(nn.Linear(*size)) for size in zip(sizes, sizes[1:], strict=False))
+        first = 6 + self.encoding.out + settings.feature
+        sizes = [first] + [settings.colour_width] * settings.colour_layers + [3]
+        pairs = zip(sizes, sizes[1:], strict=False)
+        self.layers = nn.ModuleList(weight_norm(nn.Linear(*pair)) for pair in pairs)
 
-    def forward(self, points: Tensor, directions: Tensor, gradients: Tensor, features: Tensor) -> Tensor:
+    def forward(
+        self, points: Tensor, directions: Tensor, gradients: Tensor, features: Tensor
+    ) -> Tensor:
         x = torch.cat([points, self.encoding(directions), gradients, features], 1)
         for layer in self.layers[:-1]:
             x = layer(x).relu()
         return self.layers[-1](x).sigmoid()
+
+
+def _encoding(settings: NetworkSettings) -> Frequency | Hash:
+    if settings.encoding == "frequency":
+        return Frequency(settings.octaves)
+    size = settings.levels, settings.log2_table, settings.base_resolution
+    return Hash(*size, settings.growth)

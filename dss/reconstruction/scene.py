@@ -1,9 +1,14 @@
-"""Scenes: posed pictures in the NeRF-synthetic or in the DTU layout of NeuS, with the similarity that puts them into the unit ball.
+"""Scenes: photos with cameras, and the frame that puts the object into the unit ball.
 
-    transforms_{train,test}.json, train/, test/       NeRF-synthetic: RGBA pictures, the alpha is the mask
-    image/, mask/, cameras_sphere.npz                 NeuS: matrices world_mat_i and scale_mat_i; mask/ may be missing
+A scene is a folder in one of two layouts.
+
+    transforms_{train,test}.json, train/, test/
+        NeRF-synthetic: RGBA pictures, whose alpha is the mask.
+    image/, mask/, cameras_sphere.npz
+        DTU as NeuS prepared it: matrices world_mat_i and scale_mat_i. mask/ may be missing.
 """
 
+import hashlib
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -13,21 +18,22 @@ from PIL import Image
 from scipy.linalg import rq
 from torch import Tensor
 
+from dss.config import SceneSettings
 from dss.errors import InputError, listed
 from dss.geometry.similarity import Similarity
-from dss.reconstruction.config import SceneConfig
-from dss.reconstruction.nerf_synthetic import scene_views
-from dss.reconstruction.visual_hull import bounds_of_cameras, visual_hull
 from dss.rendering.cameras import Camera
+from dss.reconstruction.nerf_synthetic import posed_images
 from dss.rendering.images import image_size, unreadable
+from dss.reconstruction.visual_hull import any_camera_sees, visual_hull
 
 MARGIN = 1.05  # the object's ball gets the radius 1 / MARGIN
 SUFFIXES = (".png", ".jpg", ".jpeg")
+MATRICES = "cameras_sphere.npz"
 
 
 @dataclass(frozen=True)
 class Photo:
-    """One posed picture, its camera in unit coordinates and at the scene's downscale."""
+    """One picture with its camera, in unit coordinates and at the scene's downscale."""
 
     name: str
     path: Path
@@ -36,15 +42,18 @@ class Photo:
     downscale: int = 1
 
     def pixels(self) -> Tensor:
-        """(height, width, 4) float32 in [0, 1]: red, green, blue, each times the mask, and the mask; areas are averaged.
+        """(height, width, 4) float32 in [0, 1]: red, green and blue times the mask, and the mask.
 
-        Raises InputError where a file cannot be read or the mask is not of the picture's size.
+        A pixel is the mean of `downscale` x `downscale` pixels of the files. Raises InputError
+        where a file cannot be read or the mask is not of the picture's size.
         """
         values = _read(self.path, "RGBA")
         if self.mask:
             mask = _read(self.mask, "RGB")[..., :1]
             if mask.shape[:2] != values.shape[:2]:
-                raise InputError(f"{self.mask}: not of the size of {self.path.name}; fetch the scene again")
+                raise InputError(
+                    f"{self.mask}: not of the size of {self.path.name}; fetch the scene again"
+                )
             values[..., 3:] *= mask
         values[..., :3] *= values[..., 3:]
         bands = torch.from_numpy(values).permute(2, 0, 1)
@@ -56,70 +65,121 @@ class Scene:
     """The photos of a split."""
 
     photos: list[Photo]
-    similarity: Similarity  # from the unit ball to the scene's units
+    similarity: Similarity
     masked: bool  # whether the pictures have masks
 
     def load(self) -> Tensor:
-        """All pictures (photos, height, width, 4), as `Photo.pixels`. Raises InputError where all masks are empty."""
+        """All pictures (photos, height, width, 4) float32, as `Photo.pixels`.
+
+        Raises InputError where all masks are empty.
+        """
         pixels = torch.stack([photo.pixels() for photo in self.photos])
         if not pixels[..., 3].any():
-            raise InputError(f"{self.photos[0].path.parent}: the masks of all pictures are empty; there is nothing to learn")
+            raise InputError(
+                f"{self.photos[0].path.parent}: the masks of all pictures are empty; "
+                "there is nothing to learn"
+            )
         return pixels
 
 
-def load_scene(config: SceneConfig, split: str, similarity: Similarity | None = None) -> Scene:
-    """The photos of a split (train, test, val); `similarity` of an earlier call spares finding it again from the train split.
+def load_scene(settings: SceneSettings, split: str, similarity: Similarity | None = None) -> Scene:
+    """The photos of a split (train, test, val).
 
-    DTU scenes have no splits of their own: with `scene.test_every` n, every n-th picture is test and the others are train;
-    with 0, all pictures are both. Raises InputError on files that are missing, broken or disagree.
+    `similarity` of an earlier call spares finding it again from the train split. DTU scenes have no
+    splits of their own: with `scene.test_every` n, every n-th picture is test and the others are
+    train; with 0, all pictures are both. Raises InputError on files that are missing, broken or
+    disagree.
     """
-    path = Path(config.path)
-    if not config.path or not path.is_dir():
-        raise InputError(f"scene.path: no such folder as {config.path!r}; name a NeRF-synthetic or DTU scene with --data")
-    dtu = (path / "cameras_sphere.npz").is_file() or (path / "image").is_dir()
-    photos, given = _dtu_photos(path, config.test_every, split) if dtu else (_nerf_photos(path, split), None)
+    path = Path(settings.path)
+    if not settings.path or not path.is_dir():
+        raise InputError(
+            f"scene.path: no such folder as {settings.path!r}; "
+            "name a NeRF-synthetic or DTU scene with --data"
+        )
+    if _is_dtu(path):
+        photos, given = _dtu_photos(path, settings.test_every, split)
+    else:
+        photos, given = _nerf_photos(path, split), None
     for photo in photos:
         _check_rotation(photo.camera, photo.path)
     size = min(photos[0].camera.width, photos[0].camera.height)
-    if config.downscale > size:
-        raise InputError(f"scene.downscale={config.downscale}: the pictures of {path} have only {size} pixels; choose a smaller number")
+    factor = settings.downscale
+    if factor > size:
+        raise InputError(
+            f"scene.downscale={factor}: the pictures of {path} have only {size} pixels; "
+            "choose a smaller number"
+        )
     masked = photos[0].mask is not None or _has_alpha(photos[0].path)
-    photos = [replace(photo, camera=photo.camera.downscaled(config.downscale), downscale=config.downscale) for photo in photos]
+    photos = [
+        replace(photo, camera=photo.camera.downscaled(factor), downscale=factor) for photo in photos
+    ]
     if similarity is None and split != "train":
-        return load_scene(config, split, load_scene(config, "train").similarity)
-    similarity = similarity or _similarity(config, photos, masked, given, path)
-    return Scene([replace(photo, camera=photo.camera.moved(similarity)) for photo in photos], similarity, masked)
+        return load_scene(settings, split, load_scene(settings, "train").similarity)
+    similarity = similarity or _similarity(settings, photos, masked, given, path)
+    photos = [replace(photo, camera=photo.camera.moved(similarity)) for photo in photos]
+    return Scene(photos, similarity, masked)
+
+
+def scene_sha256(path: Path | str) -> str:
+    """What tells one scene from another: the SHA-256 of the file with the cameras of its photos.
+
+    Raises InputError where that file cannot be read.
+    """
+    path = Path(path)
+    path = path / (MATRICES if _is_dtu(path) else "transforms_train.json")
+    try:
+        return hashlib.sha256(path.read_bytes()).hexdigest()
+    except OSError as error:
+        reason = error.strerror or error
+        raise InputError(f"{path}: cannot be read ({reason}); fetch the scene again") from error
+
+
+def _is_dtu(path: Path) -> bool:
+    return (path / MATRICES).is_file() or (path / "image").is_dir()
 
 
 def _similarity(
-    config: SceneConfig, photos: list[Photo], masked: bool, given: Similarity | None, path: Path
+    settings: SceneSettings, photos: list[Photo], masked: bool, given: Similarity | None, path: Path
 ) -> Similarity:
-    """By the bounds of the configuration, else those that come with the scene, else the visual hull of the masks."""
+    """By the bounds of the configuration, else those that come with the scene, else the visual hull
+    of the masks."""
     cameras = [photo.camera for photo in photos]
-    if config.bounds != "auto":
-        try:
-            *center, radius = (float(part) for part in config.bounds.split())
-            given = Similarity(tuple(center), radius)
-        except ValueError:
-            given = Similarity((), 0.0)
-        if len(given.center) != 3 or not np.isfinite([*given.center, given.scale]).all() or given.scale <= 0:
-            raise InputError(f"scene.bounds={config.bounds!r}: expected a ball as `x y z radius` in the scene's units, or auto")
-        name = f"scene.bounds={config.bounds!r}"
-    else:
-        name = f"{path}: its bounds"
+    name = f"{path}: its bounds"
+    if settings.bounds != "auto":
+        given, name = _bounds(settings.bounds), f"scene.bounds={settings.bounds!r}"
     if given is not None:
-        if not bounds_of_cameras(cameras, given):
-            raise InputError(f"{name} contain nothing that the pictures show; check center and radius")
+        if not any_camera_sees(cameras, given):
+            raise InputError(
+                f"{name} contain nothing that the pictures show; check center and radius"
+            )
         return given
     if not masked:
-        raise InputError(f"{path}: has neither masks nor bounds; name a ball around the object, scene.bounds='x y z radius'")
-    center, radius = visual_hull(cameras, [photo.pixels()[..., 3] for photo in photos], str(path))
+        raise InputError(
+            f"{path}: has neither masks nor bounds; "
+            "name a ball around the object, scene.bounds='x y z radius'"
+        )
+    masks = [photo.pixels()[..., 3] for photo in photos]
+    center, radius = visual_hull(cameras, masks, str(path))
     return Similarity(tuple(center.tolist()), MARGIN * radius)
 
 
+def _bounds(text: str) -> Similarity:
+    """The ball that `x y z radius` names. Raises InputError where the text is something else."""
+    try:
+        x, y, z, radius = (float(part) for part in text.split())
+    except ValueError:
+        x = y = z = radius = 0.0
+    if not np.isfinite([x, y, z, radius]).all() or radius <= 0:
+        raise InputError(
+            f"scene.bounds={text!r}: expected a ball as `x y z radius` in the scene's units, "
+            "or auto"
+        )
+    return Similarity((x, y, z), radius)
+
+
 def _nerf_photos(path: Path, split: str) -> list[Photo]:
-    views = scene_views(path, split)
-    return [Photo(view.name, view.path, None, view.camera) for view in views]
+    images = posed_images(path, split)
+    return [Photo(image.name, image.path, None, image.camera) for image in images]
 
 
 def _dtu_photos(path: Path, every: int, split: str) -> tuple[list[Photo], Similarity]:
@@ -127,21 +187,32 @@ def _dtu_photos(path: Path, every: int, split: str) -> tuple[list[Photo], Simila
     if not images:
         raise InputError(f"{path / 'image'}: no pictures there; fetch the scene again")
     if masks and len(masks) != len(images):
-        raise InputError(f"{path}: {len(images)} pictures, but {len(masks)} masks; fetch the scene again")
+        raise InputError(
+            f"{path}: {len(images)} pictures, but {len(masks)} masks; fetch the scene again"
+        )
     sizes = [image_size(image) for image in images]
     odd = [image.name for image, size in zip(images, sizes, strict=True) if size != sizes[0]]
     if odd:
-        raise InputError(f"{path / 'image'}: not of the size of {images[0].name}: {listed(odd)}; fetch the scene again")
-    file = path / "cameras_sphere.npz"
+        raise InputError(
+            f"{path / 'image'}: not of the size of {images[0].name}: {listed(odd)}; "
+            "fetch the scene again"
+        )
+    file = path / MATRICES
     try:
         with np.load(file, allow_pickle=False) as arrays:
             worlds = [arrays[f"world_mat_{i}"].astype(np.float64) for i in range(len(images))]
             scale = arrays["scale_mat_0"].astype(np.float64)  # the same for all
     except Exception as error:  # numpy and zipfile raise a dozen kinds on damaged files
-        raise InputError(f"{file}: not the cameras of {len(images)} pictures ({error}); fetch the scene again") from error
-    cameras = [_decomposed(world, *sizes[0], f"{file}: world_mat_{i}") for i, world in enumerate(worlds)]
+        raise InputError(
+            f"{file}: not the cameras of {len(images)} pictures ({error}); fetch the scene again"
+        ) from error
+    cameras = [
+        _decomposed(world, *sizes[0], f"{file}: world_mat_{i}") for i, world in enumerate(worlds)
+    ]
     if scale.shape != (4, 4) or not np.isfinite(scale).all() or scale[0, 0] <= 0:
-        raise InputError(f"{file}: scale_mat_0 is not a finite 4x4 matrix that scales; fetch the scene again")
+        raise InputError(
+            f"{file}: scale_mat_0 is not a finite 4x4 matrix that scales; fetch the scene again"
+        )
     files = zip(images, masks or [None] * len(images), cameras, strict=True)
     photos = [Photo(image.stem, image, mask, camera) for image, mask, camera in files]
     if every and split == "train":
@@ -149,12 +220,18 @@ def _dtu_photos(path: Path, every: int, split: str) -> tuple[list[Photo], Simila
     elif every:
         photos = photos[::every]
     if not photos:
-        raise InputError(f"scene.test_every={every}: leaves no picture for the split {split}; choose 0, or at least 2")
+        raise InputError(
+            f"scene.test_every={every}: leaves no picture for the split {split}; "
+            "choose 0, or at least 2"
+        )
     return photos, Similarity(tuple(scale[:3, 3].tolist()), float(scale[0, 0]))
 
 
 def _decomposed(projection: np.ndarray, width: int, height: int, name: str) -> Camera:
-    """The camera of a projection matrix K [R | t], as OpenCV decomposes it. Its pixel centres are whole numbers; ours are not."""
+    """The camera of a projection matrix K [R | t], as OpenCV decomposes it.
+
+    Its pixel centres are whole numbers; ours lie half a pixel further.
+    """
     if projection.shape not in ((3, 4), (4, 4)) or not np.isfinite(projection).all():
         raise InputError(f"{name} is not a finite 3x4 or 4x4 matrix; fetch the scene again")
     square = projection[:3, :3]
@@ -172,8 +249,12 @@ def _decomposed(projection: np.ndarray, width: int, height: int, name: str) -> C
 
 def _check_rotation(camera: Camera, path: Path) -> None:
     rotation = camera.pose[:, :3]
-    if not torch.allclose(rotation.T @ rotation, torch.eye(3, dtype=torch.float64), atol=1e-3) or rotation.det() < 0:
-        raise InputError(f"{path}: the matrix of its camera is singular or no rotation; fetch the scene again")
+    identity = torch.eye(3, dtype=torch.float64)
+    orthogonal = torch.allclose(rotation.T @ rotation, identity, atol=1e-3)
+    if not orthogonal or rotation.det() < 0:
+        raise InputError(
+            f"{path}: the matrix of its camera is singular or no rotation; fetch the scene again"
+        )
 
 
 def _pictures(folder: Path) -> list[Path]:

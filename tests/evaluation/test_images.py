@@ -7,7 +7,14 @@ import torch
 from PIL import Image
 from skimage import metrics
 
-from dss.evaluation.images import compare_buffers, compare_images, load_lpips, psnr, ssim_gray, ssim_rgb
+from dss.evaluation.images import (
+    compare_buffers,
+    compare_images,
+    load_lpips,
+    psnr,
+    ssim_gray,
+    ssim_rgb,
+)
 from dss.rendering.buffers import render
 from dss.rendering.cameras import turntable
 from dss.rendering.images import save_png

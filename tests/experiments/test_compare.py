@@ -8,7 +8,6 @@ from dataclasses import replace
 
 import pytest
 import torch
-from tests.evaluation.test_geometry import fewer_points  # noqa: F401, a fixture
 
 from dss.config import load_config
 from dss.errors import InputError
@@ -17,6 +16,7 @@ from dss.experiments import presets
 from dss.experiments.compare import Draco, Fitted, Request, Truth, chosen, measure, summary, table
 from dss.geometry.mesh import load_mesh
 from scripts import compare
+from tests.evaluation.test_geometry import fewer_points  # noqa: F401, a fixture
 
 CPU = torch.device("cpu")
 BRIEF = ("samples.count=20000", "fit.epochs=4", "fit.resample=4", "fit.batch=500", "fit.rate=3e-3", "fit.checkpoint=100",

@@ -2,7 +2,15 @@ import numpy as np
 import pytest
 import torch
 
-from dss.reconstruction.intervals import between, divide, exclusive_transmittance, ranks, total, union, weights
+from dss.reconstruction.intervals import (
+    between,
+    divide,
+    exclusive_transmittance,
+    ranks,
+    total,
+    union,
+    weights,
+)
 
 
 def random_intervals(seed: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:

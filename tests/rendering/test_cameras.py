@@ -6,7 +6,17 @@ import torch
 from scipy.spatial.transform import Rotation
 
 from dss.geometry.similarity import Similarity
-from dss.rendering.cameras import FOV, PAPER_EYE, Camera, Cameras, centred_cameras, fibonacci, look_at, paper_cameras, turntable
+from dss.rendering.cameras import (
+    FOV,
+    PAPER_EYE,
+    Camera,
+    Cameras,
+    centred_cameras,
+    fibonacci,
+    look_at,
+    paper_cameras,
+    turntable,
+)
 
 
 def test_rays_are_unit_and_pixel_centred():

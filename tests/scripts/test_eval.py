@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 import torch
 import trimesh
-from tests.evaluation.test_geometry import KEYS, fewer_points  # noqa: F401, a fixture for all tests here
 
 from dss.config import Config, MeshConfig
 from dss.errors import InputError
@@ -19,6 +18,7 @@ from dss.fields.dual_shell import DualShellSettings
 from dss.geometry.mesh import load_mesh
 from dss.run import Source, open_folder, save_field
 from dss.shell.dual_shell import DualShell
+from tests.evaluation.test_geometry import KEYS, fewer_points  # noqa: F401, a fixture for all tests here
 
 ROOT = Path(__file__).resolve().parents[2]
 CENTER, SIZE = np.array([500.0, -20.0, 3.0]), 40.0

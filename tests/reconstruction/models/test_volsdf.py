@@ -6,7 +6,14 @@ import torch
 from dss.reconstruction.config import ModelConfig, SamplerConfig
 from dss.reconstruction.intervals import weights
 from dss.reconstruction.models.base import build_model
-from dss.reconstruction.models.volsdf import ERROR, LEAST_BETA, VolSDF, density, error_bound, least_beta
+from dss.reconstruction.models.volsdf import (
+    ERROR,
+    LEAST_BETA,
+    VolSDF,
+    density,
+    error_bound,
+    least_beta,
+)
 from tests.helpers import SMALL, Balls, Normals
 
 

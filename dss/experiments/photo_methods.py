@@ -1,0 +1,130 @@
+"""Samplers and base models on the photos of scenes, and where the time of a frame goes.
+
+A frame is faster than the plain sampler's because rays are empty, because they end early, and because those that are
+left have fewer samples; what remains is the cost of a sample, its up-sampling included. The factors multiply to the
+speed-up, and their shares are those of its logarithm.
+"""
+
+import copy
+import math
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from dss import pipeline
+from dss.evaluation.photos import compare, scene_of
+from dss.experiments.compare import EvalSettings, Row
+from dss.reconstruction.scene import Photo
+from dss.reconstruction.volume_rendering import render_picture
+from dss.run import CONFIGS, PhotoRun, load_config
+from dss.tables import Column, mean_of
+
+FACTORS = {"empty": "empty rays", "ended": "rays ended", "fewer": "fewer samples", "cheaper": "cost per sample"}
+COLUMNS = (
+    Column("psnr", "PSNR", ".2f"),
+    Column("ssim", "SSIM", ".4f"),
+    Column("seconds", "s / frame", ".3f"),
+    Column("samples", "samples / ray", ".1f"),
+    Column("background", "background", ".1%"),
+    Column("speed_up", "speed-up", ".1f"),
+    *(Column(f"{key}_factor", heading, ".1f") for key, heading in FACTORS.items()),
+    *(Column(f"{key}_share", f"its share, {heading}", ".0%") for key, heading in FACTORS.items()),
+)
+MIN_SPEED_UP = 1.05  # below which there is nothing to share out
+PUBLISHED = {  # of NeuS and DSS (ICME 2025, table II): PSNR and seconds per frame; foreground of the test photos, by us
+    "hotdog": ((37.3, 45.4), (37.6, 6.5), None),
+    "mic": ((32.0, 46.4), (32.2, 2.0), 0.119),
+    "chair": ((30.1, 45.1), (31.3, 5.5), 0.208),
+}
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A model, trained with a configuration of configs/."""
+
+    name: str
+
+    def measure(self, path: Path, folder: Path, settings: EvalSettings, device: torch.device) -> Row:
+        """Every n-th test photo of the scene against its picture.
+
+        Seconds are of one core on the CPU (process time, so that other work does not count), and of the clock on CUDA;
+        `uncut` are the samples per ray if no ray ended early.
+        """
+        config = load_config(CONFIGS / f"{self.name}.yaml", data=str(path))
+        run = pipeline.fit_run(config, folder, device)
+        photos = scene_of(run, "test", str(path), settings.every).photos
+        rows = [_measure_photo(run, photo) for photo in [photos[0], *photos]][1:]  # the first one warms up
+        return mean_of(rows)
+
+
+def _measure_photo(run: PhotoRun, photo: Photo) -> Row:
+    cuda = run.model.device.type == "cuda"
+    clock = time.perf_counter if cuda else time.process_time
+    start = clock()
+    picture = render_picture(run.model, run.sampler, photo.camera, run.background, run.config.render)
+    if cuda:
+        torch.cuda.synchronize()
+    seconds = clock() - start
+    return compare(picture, photo, run.background) | {"seconds": seconds, "uncut": _uncut(run, photo)}
+
+
+@torch.no_grad()
+def _uncut(run: PhotoRun, photo: Photo) -> float:
+    """Samples per ray of a picture, if none ended at an inner sphere or for want of light."""
+    sampler = copy.deepcopy(run.sampler)
+    if sampler.shell is not None:
+        sampler.shell.inner_radii.zero_()
+    rays = zip(*(rays.split(run.config.render.chunk) for rays in photo.camera.rays(device=run.model.device)), strict=True)
+    count = sum(len(sampler.sample(run.model, *chunk).ray) for chunk in rays)
+    return count / (photo.camera.width * photo.camera.height)
+
+
+def with_speed_ups(rows: dict[str, Row]) -> dict[str, Row]:
+    """The rows of one scene by configuration, each with its speed-up over the plain sampler of the same model."""
+    result = {}
+    for name, row in rows.items():
+        config = load_config(CONFIGS / f"{name}.yaml")
+        plain = next((other for other, _ in rows.items() if _is_plain(other, config.model.method)), None)
+        faster = speed_up(rows[plain], row) if plain not in (None, name) else {}
+        result[name] = row | faster
+    return result
+
+
+def _is_plain(name: str, model: str) -> bool:
+    config = load_config(CONFIGS / f"{name}.yaml")
+    return config.model.method == model and config.sampler.method == "uniform"
+
+
+def speed_up(plain: Row, row: Row) -> Row:
+    """How many times faster a row is than the plain one; the factors that multiply to it, and their shares of it."""
+    seen = 1 - row["background"]
+    factors = {
+        "empty": (1 - plain["background"]) / seen,
+        "ended": row["uncut"] / row["samples"],
+        "fewer": plain["samples"] / (1 - plain["background"]) * seen / row["uncut"],
+        "cheaper": plain["seconds"] / plain["samples"] / (row["seconds"] / row["samples"]),
+    }
+    return _shared(plain["seconds"] / row["seconds"], factors)
+
+
+def _shared(total: float, factors: dict[str, float]) -> Row:
+    row = {"speed_up": total} | {f"{key}_factor": value for key, value in factors.items()}
+    if total > MIN_SPEED_UP:
+        row |= {f"{key}_share": math.log(value) / math.log(total) for key, value in factors.items()}
+    return row
+
+
+def published(scene: str) -> dict[str, Row]:
+    """The paper's rows for a scene, where it has any."""
+    known = PUBLISHED.get(scene.split("_")[0])
+    if known is None:
+        return {}
+    (psnr, seconds), (shell_psnr, shell_seconds), seen = known
+    factors = {"empty": 1 / seen} if seen else {}
+    return {
+        "NeuS, published, 800x800": {"psnr": psnr, "seconds": seconds},
+        "DSS, published, 800x800": {"psnr": shell_psnr, "seconds": shell_seconds}
+        | _shared(seconds / shell_seconds, factors),
+    }

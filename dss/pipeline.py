@@ -1,0 +1,202 @@
+"""The whole road as functions to call: mesh, cloud or photos -> Run. Scripts, tables and sweeps call these."""
+
+import json
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from dss.config import Config, MeshConfig, PhotoConfig
+from dss.errors import InputError
+from dss.fields import METHODS, Field, build
+from dss.fields.base import Geometry
+from dss.files import replacing
+from dss.fitting.fit import fit
+from dss.fitting.samples import draw_samples, oriented_samples
+from dss.progress import Event, Progress, silent
+from dss.reconstruction.training import Training, train
+from dss.reconstruction.volume_rendering import background_of, render_picture
+from dss.rendering.buffers import render
+from dss.rendering.cameras import turntable
+from dss.rendering.images import studio
+from dss.run import (
+    Log,
+    MeshRun,
+    PhotoRun,
+    Run,
+    Source,
+    load_samples,
+    open_folder,
+    open_run,
+    save_field,
+    save_model,
+    save_samples,
+)
+
+if TYPE_CHECKING:
+    from dss.geometry.distance import MeshDistance
+    from dss.geometry.mesh import Mesh
+
+PICTURE = 160  # pixels per side of the pictures of a field in TensorBoard
+MAX_THUMBNAIL = 100  # pixels per side of the pictures of a model in TensorBoard
+LOG_EVERY = 20  # training steps between scalars in TensorBoard
+MAX_AMBIGUOUS = 0.01  # share of the surface above which an ambiguous sign is worth a warning
+
+
+def fit_run(config: Config, folder: Path, device: torch.device | str = "cpu", progress: Progress = silent) -> Run:
+    """Fit what the configuration names into a run folder; whatever is there already is not made again.
+
+    A run that was interrupted goes on where it stopped, and ends with the same field. Raises InputError on bad input.
+    """
+    device = torch.device(device)
+    match config:
+        case MeshConfig():
+            return _fit_mesh(config, folder, device, progress)
+        case PhotoConfig():
+            return _fit_photos(config, folder, device, progress)
+
+
+def import_weights(
+    path: Path, config: MeshConfig, folder: Path, device: torch.device | str = "cpu", progress: Progress = silent
+) -> MeshRun:
+    """The field that a method's authors fitted, as a run of ours. Raises InputError where the file is not theirs."""
+    source, _, _, geometry = _geometry_of(config, torch.device(device), progress)
+    field = METHODS[config.field.method].from_weights(path, config.field, geometry)
+    config = config.model_copy(update={"field": field.settings})
+    open_folder(folder, config)
+    progress(Event("field", 1, 1, f"{path}, {_kib(field)}"))
+    return save_field(folder, field, config, source)
+
+
+def _fit_mesh(config: MeshConfig, folder: Path, device: torch.device, progress: Progress) -> MeshRun:
+    open_folder(folder, config)
+    if not (folder / "samples.npz").is_file():
+        prepare = _prepare_cloud if config.samples.method == "oriented" else _prepare_mesh
+        prepare(config, folder, device, progress)
+    source, geometry, rounds = load_samples(folder)
+    progress(Event("samples", 1, 1, f"{len(rounds[0]):,} x {len(rounds)} rounds"))
+    if (folder / "field.safetensors").is_file():
+        progress(Event("field", 1, 1, "already fitted"))
+        return open_run(folder, device)
+
+    state = folder / "training.safetensors"
+    resumed, clock, core = state.is_file(), time.perf_counter(), time.process_time()
+    with Log(folder, "fit", config.fit.epochs, progress) as log:
+
+        def report(epoch: int, field: Field, scalars: dict[str, float]) -> None:
+            log.scalars(epoch, scalars)
+            if epoch % config.fit.checkpoint == 0 or epoch == config.fit.epochs:
+                log.picture(epoch, "normals", lambda: _thumbnail(field))
+
+        field = fit(config, geometry, rounds, device, state, report)
+    seconds = time.perf_counter() - clock
+    facts = {"samples": config.fit.epochs * len(rounds[0])}  # seen in the fit
+    if not resumed:  # else only the last part was timed
+        facts["fit_seconds"] = time.process_time() - core if device.type == "cpu" else seconds
+    with replacing(folder / "fit.json") as temporary:
+        temporary.write_text(json.dumps(facts) + "\n")
+    progress(Event("field", 1, 1, f"{seconds:.0f} s, {_kib(field)}"))
+    return save_field(folder, field, config, source)
+
+
+def _geometry_of(
+    config: MeshConfig, device: torch.device, progress: Progress
+) -> tuple[Source, "Mesh", "MeshDistance", Geometry]:
+    """The mesh, its distance, and the tensors that the field is built on."""
+    from dss.geometry.distance import MeshDistance
+    from dss.geometry.mesh import load_mesh
+
+    mesh = load_mesh(config.mesh.path, config.mesh.radius)
+    progress(Event("mesh", 1, 1, str(mesh.report)))
+    distance = MeshDistance(mesh.vertices, mesh.faces, device)
+    if (ambiguous := distance.ambiguous_share()) > MAX_AMBIGUOUS:
+        remedy = "expect a wrong sign there; close the holes"
+        text = f"inside and outside are ambiguous on {ambiguous:.0%} of the surface: {remedy}"
+        progress(Event("warning", 1, 1, text))
+    geometry = METHODS[config.field.method].build_geometry(mesh, distance, config)
+    return Source(config.mesh.path, mesh.sha256, mesh.similarity), mesh, distance, geometry
+
+
+def _prepare_mesh(config: MeshConfig, folder: Path, device: torch.device, progress: Progress) -> None:
+    """Everything up to the samples: the part that needs the mesh and its libraries."""
+    source, mesh, distance, geometry = _geometry_of(config, device, progress)
+    field = build(config.field, geometry)
+    if shell := field.shell:
+        thickness = f"thickness {shell.thickness.mean():.4f} mean, {shell.thickness.max():.4f} max"
+        progress(Event("shell", 1, 1, f"{len(shell)} spheres, {thickness}"))
+    rounds = []
+    for number, seed in enumerate(seeds := _seeds(config)):
+        progress(Event("samples", number, len(seeds), ""))
+        rounds.append(draw_samples(mesh, distance, field.shell, config.samples, field.owner_rule, seed))
+    save_samples(folder, source, geometry, rounds)
+
+
+def _prepare_cloud(config: MeshConfig, folder: Path, device: torch.device, progress: Progress) -> None:
+    """The samples of an oriented point cloud, or of one that is drawn from a mesh."""
+    from dss.geometry.mesh import load_mesh
+    from dss.geometry.points import is_cloud, load_points, sample_points
+
+    if METHODS[config.field.method].geometry_keys:
+        raise InputError(
+            f"field.method={config.field.method}: is built on a mesh; for a point cloud choose another, such as deepsdf"
+        )
+    path, settings = config.mesh.path, config.samples
+    if is_cloud(path):
+        cloud = load_points(path, config.mesh.radius, settings.normals)
+    else:
+        cloud = sample_points(load_mesh(path, config.mesh.radius), settings.points, config.seed)
+    kind = "estimated" if cloud.estimated else "given"
+    progress(Event("cloud", 1, 1, f"{len(cloud.points):,} points, {kind} normals"))
+    source = Source(path, cloud.sha256, cloud.similarity)
+    arguments = settings.count, settings.spread, settings.uniform_share
+    save_samples(folder, source, {}, [oriented_samples(cloud, *arguments, seed) for seed in _seeds(config)])
+
+
+def _seeds(config: MeshConfig) -> range:
+    """One seed for each round of samples."""
+    return range(config.seed, config.seed + -(-config.fit.epochs // config.fit.resample))
+
+
+def _fit_photos(config: PhotoConfig, folder: Path, device: torch.device, progress: Progress) -> PhotoRun:
+    from dss.reconstruction.scene import load_scene, scene_sha256
+
+    scene = load_scene(config.scene, "train")
+    open_folder(folder, config)
+    camera, similarity = scene.photos[0].camera, scene.similarity
+    center = ", ".join(f"{value:.3g}" for value in similarity.center)
+    ball = f"unit ball of radius {similarity.scale:.3g} about ({center})"
+    progress(Event("scene", 1, 1, f"{len(scene.photos)} photos of {camera.width}x{camera.height}; {ball}"))
+    if (folder / "model.safetensors").is_file():
+        progress(Event("model", 1, 1, "already trained"))
+        return open_run(folder, device)
+
+    thumbnail = camera.downscaled(max(1, -(-max(camera.width, camera.height) // MAX_THUMBNAIL)))
+    background, start = background_of(config.scene, device), time.perf_counter()
+    with Log(folder, "train", config.train.steps, progress) as log:
+
+        def report(training: Training, scalars: dict[str, torch.Tensor | float]) -> None:
+            step, last = training.step, training.step == config.train.steps
+            if step % LOG_EVERY == 0 or last:
+                log.scalars(step, scalars | training.model.scalars())
+            if step % config.train.checkpoint == 0 or last:
+                seen = render_picture(training.model, training.sampler, thumbnail, background, config.render)
+                log.picture(step, "colour", lambda: seen.colour)
+                log.picture(step, "normals", seen.normal_map)
+
+        training = train(config, scene, device, folder / "training.safetensors", report)
+    progress(Event("model", 1, 1, f"{time.perf_counter() - start:.0f} s"))
+    source = Source(config.scene.path, scene_sha256(Path(config.scene.path)), similarity)
+    return save_model(folder, training.model, training.sampler, config, source)
+
+
+def _kib(field: Field) -> str:
+    return f"{sum(field.storage().values()) / 1024:.1f} KiB"
+
+
+def _thumbnail(field: Field) -> np.ndarray:
+    """A small view of the field, for TensorBoard."""
+    (camera,) = turntable(1, PICTURE)
+    seen = render(field, camera)
+    return studio(seen.in_camera(seen.normal), seen.in_camera(seen.view), seen.hit)

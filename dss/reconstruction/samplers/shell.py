@@ -1,0 +1,78 @@
+"""The dual shell of what the model has learnt so far: samples lie between its spheres only."""
+
+from collections.abc import Mapping
+from typing import Annotated, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from dss import ops
+from dss.config import Count, CountOrZero, Positive
+from dss.reconstruction.models.base import Model, UpsamplingSettings
+from dss.reconstruction.ray_samples import RaySamples, divide
+from dss.reconstruction.samplers.base import Sampler
+from dss.reconstruction.samplers.uniform import Uniform
+from dss.shell.dual_shell import DualShell
+
+
+class ShellSettings(UpsamplingSettings):
+    """The settings of up-sampling are those of the `uniform` sampler before the first shell."""
+
+    method: Literal["shell"] = "shell"
+    step: Positive = 3.4e-3  # maximum length of a sample, in unit coordinates
+    start_step: CountOrZero = 60_000  # training step at which the first shell is built
+    rebuild_every: Count = 60_000  # steps between shells; the finished model gets one of its own
+    spheres: Count = 512  # of the shell, before those that repairs add
+    resolution: Count = 256  # marching-cubes cells per axis of the surface that the shell is for
+    eps: Annotated[Positive, Field(le=0.5)] = 1e-3  # opacity that may be lost outside the shell
+
+
+class Shell(Sampler):
+    """Equal samples that fill the merged intervals of the outer spheres; each ray ends where it
+    enters an inner sphere.
+
+    Before `start_step` there is no shell, and sampling is uniform. See model_shell.py for the shell
+    of a model.
+    """
+
+    Settings = ShellSettings
+    settings: ShellSettings
+
+    def __init__(self, settings: ShellSettings):
+        super().__init__(settings)
+        self.before = Uniform(settings)
+
+    def prepare(self, model: Model, step: int, generator: torch.Generator) -> None:
+        since = step - self.settings.start_step
+        if since >= 0 and since % self.settings.rebuild_every == 0:
+            self.finish(model, step, generator)
+
+    def finish(self, model: Model, step: int, generator: torch.Generator) -> None:
+        # Imports the libraries for meshes, which pictures do not need.
+        from dss.reconstruction.model_shell import shell_of_model
+
+        self.shell = shell_of_model(model, self.settings).to(model.device)
+
+    def sample(
+        self, model: Model, origins: Tensor, directions: Tensor,
+        generator: torch.Generator | None = None,
+    ) -> RaySamples:  # fmt: skip
+        if self.shell is None:
+            return self.before.sample(model, origins, directions, generator)
+        intervals = self.intervals(origins, directions)
+        shift = None
+        if generator is not None:
+            count, device = len(intervals.start), origins.device
+            shift = torch.rand(count, generator=generator, device=device) - 0.5
+        return divide(intervals, self.settings.step, shift)
+
+    def intervals(self, origins: Tensor, directions: Tensor) -> ops.Intervals:
+        """The disjoint intervals of rays (n, 3) in which there may be something to see."""
+        return ops.shell_intervals(self.shell.packed, origins, directions).merged()
+
+    def restore(self, tensors: Mapping[str, Tensor]) -> None:
+        """Load a state dict; it is empty before the first shell."""
+        if tensors:
+            names = ("centers", "inner_radii", "outer_radii")
+            self.shell = DualShell(*(tensors[f"shell.{name}"] for name in names))
