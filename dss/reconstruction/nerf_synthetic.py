@@ -75,23 +75,20 @@ def read_transforms(path: Path | str) -> tuple[float, dict[str, Tensor]]:
             name: torch.tensor(matrix, dtype=torch.float64) for name, matrix in frames.items()
         }
     except OSError as error:
-        raise InputError(
-            f"{path}: cannot be read ({error.strerror}); a NeRF-synthetic scene keeps its cameras there"
-        ) from error
+        remedy = "a NeRF-synthetic scene keeps its cameras there"
+        raise InputError(f"{path}: cannot be read ({error.strerror}); {remedy}") from error
     except json.JSONDecodeError as error:
         raise InputError(f"{path}: not valid JSON ({error}); fetch the scene again") from error
     except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise InputError(
-            f"{path}: not a NeRF-synthetic camera file ({type(error).__name__}: {error}); fetch the scene again"
-        ) from error
+        reason = f"not a NeRF-synthetic camera file ({type(error).__name__}: {error})"
+        raise InputError(f"{path}: {reason}; fetch the scene again") from error
     if not 0 < angle < math.pi:
         raise InputError(
             f"{path}: camera_angle_x is {angle:g}, no angle between 0 and pi; fetch the scene again"
         )
     for name, matrix in matrices.items():
         if matrix.shape != (4, 4) or not matrix.isfinite().all():
-            raise InputError(
-                f"{path}: the transform_matrix of {name} is not a finite 4x4 matrix; fetch the scene again"
-            )
+            reason = f"the transform_matrix of {name} is not a finite 4x4 matrix"
+            raise InputError(f"{path}: {reason}; fetch the scene again")
     to_opencv = torch.tensor([1, -1, -1, 1], dtype=torch.float64)
     return math.degrees(angle), {name: matrix[:3] * to_opencv for name, matrix in matrices.items()}

@@ -95,13 +95,14 @@ def test_box():
     ids=["ball", "box", "torus in its shell", "ball in its shell", "noise in a shell"],
 )
 def test_equals_marching_cubes_on_the_full_lattice(formula, shell, monkeypatch):
-    monkeypatch.setattr(mesher, "STEPS", 0)
+    monkeypatch.setattr(mesher, "MAX_STEPS", 0)
     resolution, field = 47, Analytic(formula, shell)  # 48 nodes, no padding: they span the cube exactly
     axis = torch.linspace(-1, 1, resolution + 1)
     nodes = torch.cartesian_prod(axis, axis, axis)
     dense = field.sdf(nodes).reshape([resolution + 1] * 3).numpy()
     spacing = 2 / resolution
-    dense = np.abs(dense).clip(mesher.SNAP * spacing, mesher.LIMIT * spacing) * np.where(dense < 0, -1, 1)
+    clamped = np.abs(dense).clip(mesher.MIN_VALUE * spacing, mesher.MAX_VALUE * spacing)
+    dense = clamped * np.where(dense < 0, -1, 1)
     vertices, faces, *_ = marching_cubes(dense, 0, spacing=[spacing] * 3)
     dense_asked, field.asked = field.asked, 0
     mesh = extract(field, resolution)

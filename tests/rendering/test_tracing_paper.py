@@ -3,7 +3,7 @@ import torch
 
 from dss import ops
 from dss.rendering.tracing import trace
-from dss.rendering.tracing_paper import EPSILON, PROBE, trace_exact, trace_paper
+from dss.rendering.tracing_paper import MAX_HIT_DISTANCE, PROBE, trace_exact, trace_paper
 from tests.rendering.test_tracing import Analytic, box, camera_rays, shell_of, sphere, torus
 
 
@@ -28,14 +28,14 @@ def reference(field, origin, direction):
             return field((origin + t * direction)[None], torch.tensor([j])).item()
 
         t, d = d1, query(d1)
-        if d < -5 * EPSILON:
+        if d < -5 * MAX_HIT_DISTANCE:
             continue
         marched += 1
         before = d
         for _ in range(256):
             steps += 1
             t += d
-            if abs(d) < EPSILON or abs(d + before) / 2 < 5 * EPSILON:
+            if abs(d) < MAX_HIT_DISTANCE or abs(d + before) / 2 < 5 * MAX_HIT_DISTANCE:
                 hits.append((t, t - d1, j))
                 break
             if t >= d2:
@@ -44,7 +44,7 @@ def reference(field, origin, direction):
     if not hits:
         return None, steps, marched
     first = min(hits)[0]
-    return max((h for h in hits if abs(h[0] - first) < 5 * EPSILON), key=lambda h: h[1]), steps, marched
+    return max((h for h in hits if abs(h[0] - first) < 5 * MAX_HIT_DISTANCE), key=lambda h: h[1]), steps, marched
 
 
 @pytest.mark.parametrize("distance", [box(), torus()])
@@ -72,7 +72,7 @@ def test_close_to_the_exact_tracer(distance):
     for hits in (trace_paper(field, origins, directions), trace_exact(distance, distance, origins, directions)):
         assert (hits.hit != exact.hit).float().mean() < 0.01
         both = hits.hit & exact.hit
-        assert distance(origins + hits.t[:, None] * directions)[both].abs().max() < 5 * EPSILON
+        assert distance(origins + hits.t[:, None] * directions)[both].abs().max() < 5 * MAX_HIT_DISTANCE
         assert (hits.normal * exact.normal).sum(1)[both].median() > 0.9995
 
 
