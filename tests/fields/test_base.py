@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from dss.errors import InputError
 from dss.fields import build
 from dss.fields.base import Field
 from dss.fields.dual_shell import DualShellSettings
@@ -81,3 +82,12 @@ def test_sdf_is_total_and_keeps_the_sign_in_a_pocket():
 
 def test_sdf_of_no_points():
     assert build(DualShellSettings(), random_shell(3).geometry).sdf(torch.zeros(0, 3)).shape == (0,)
+
+
+def test_weights_of_other_programs_are_refused_where_there_are_none(tmp_path):
+    field = build(DualShellSettings(), random_shell(3).geometry)
+    message = "net.h5: dual_shell has no weight files of other programs"
+    with pytest.raises(InputError, match=message):
+        type(field).from_weights(tmp_path / "net.h5", field.settings, {})
+    with pytest.raises(InputError, match=message):
+        field.to_weights(tmp_path / "net.h5")

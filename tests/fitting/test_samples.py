@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from dss.config import SamplesSettings
-from dss.fitting.samples import ON_SPHERE, PROBE, TOP_UP, draw_samples
+from dss.fitting.samples import ON_SPHERE, PROBE, MIN_SAMPLES, draw_samples
 from dss.geometry.distance import MeshDistance
 from dss.geometry.mesh import load_mesh
 from dss.shell.dual_shell import DualShell
@@ -54,7 +54,7 @@ def test_pairs_give_every_containing_sphere_each_point(setting):
     samples = draw_samples(mesh, distance, shell, SamplesSettings(method="pairs", count=4000), "smallest", seed=0)
     reach = shell.outer_radii.numpy() + PROBE
     assert (np.linalg.norm(samples.points - shell.centers[samples.owner], axis=1) < reach[samples.owner] + 1e-6).all()
-    assert (torch.bincount(samples.owner, minlength=7) >= TOP_UP + ON_SPHERE).all()
+    assert (torch.bincount(samples.owner, minlength=7) >= MIN_SAMPLES + ON_SPHERE).all()
     on_surface = samples.points[samples.sdf == 0].numpy()  # the points of the technique `trace`, each drawn once
     points, counts = np.unique(on_surface, axis=0, return_counts=True)
     containing = (np.linalg.norm(points[:, None] - shell.centers.numpy(), axis=2) < reach).sum(1)

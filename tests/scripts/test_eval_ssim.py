@@ -139,9 +139,9 @@ def test_renders_that_do_not_match(script, scene, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ([], "name one thing to compare"),
+        ([], "name one thing"),
         (["--mesh", "a.ply"], "name one thing"),
-        (["--renders", "a"], "name one thing"),
+        (["--renders", "a"], "name the scene to compare with by --truth"),
         (["runs/a", "--renders", "a", "--truth", "b"], "name one thing"),
         (["nowhere"], "not a run folder"),
         (["--mesh", "nowhere.ply", "--truth-mesh", "nowhere.ply"], "no such file"),
@@ -149,14 +149,15 @@ def test_renders_that_do_not_match(script, scene, tmp_path):
         (["nowhere", "--views", "0"], "--views 0"),
         (["nowhere", "--size", "0"], "--size 0"),
         (["nowhere", "--size", "9999999"], "GiB of memory"),
-        (["--mesh", "demo", "--truth-mesh", "demo", "--size", "5"], "windows of 11 pixels"),
-        (["--truth-mesh", "demo"], "name the mesh to compare with it by --mesh"),
+        (["--mesh", "MESH", "--truth-mesh", "MESH", "--size", "5"], "windows of 11 pixels"),
+        (["--truth-mesh", "MESH"], "name the mesh to compare with it by --mesh"),
         (["--renders", "a", "--truth", "b", "--views", "3"], "--views: does not apply to images"),
         (["--renders", "a", "--truth", "b", "--every", "3"], "--every: does not apply to images"),
-        (["--mesh", "demo", "--truth-mesh", "demo", "--split", "val"], "--split: does not apply"),
+        (["--mesh", "MESH", "--truth-mesh", "MESH", "--split", "val"], "--split: does not apply"),
     ],
 )
-def test_bad_input(script, arguments, message):
+def test_bad_input(script, meshes, arguments, message):
+    arguments = [meshes[0] if argument == "MESH" else argument for argument in arguments]
     code, _, error = script("eval_ssim", *arguments)
     assert code == 2 and message in error and len(error.strip().split("\n")) == 1
 

@@ -94,13 +94,15 @@ def test_animation(script, run, tmp_path, kind):
         ([], "name a run folder, or --mesh"),
         (["nowhere"], "not a run folder"),
         (["--mesh", "nowhere.obj"], "no such file"),
-        (["--mesh", "demo", "--mode", "shell"], "a mesh alone has none"),
+        (["--mesh", "MESH", "--mode", "shell"], "a mesh alone has none"),
         (["--mesh", "demo", "--views", "0"], "--views 0"),
         (["--mesh", "demo", "--size", "0"], "--size 0"),
         (["--mesh", "demo", "--size", "10000000"], "GiB of memory"),
     ],
 )
-def test_bad_input(script, arguments, message):
+def test_bad_input(script, tmp_path, box, arguments, message):
+    box.export(tmp_path / "box.ply")
+    arguments = [tmp_path / "box.ply" if argument == "MESH" else argument for argument in arguments]
     code, _, error = script("render", *arguments)
     assert code == 2 and message in error and "Traceback" not in error and len(error.strip().split("\n")) == 1
 

@@ -150,14 +150,16 @@ def test_weights_of_other_programs_become_a_run(tmp_path, box, script):
         (["train", "fit.epochs=many"], "fit.epochs must be int"),
         (["train", "--device", "cuda"], "--device cuda"),
         (["train", "--config", "neus_tiny", "--weights", "x"], "--weights: does not apply"),
-        (["train", "--config", "neus_tiny", "--data", "nowhere"], "nowhere: no such folder"),
-        (["train", "--weights", "nowhere.h5"], "dual_shell has no weight files"),
+        (["train", "--config", "neus_tiny", "--data", "nowhere"], "no such folder as 'nowhere'"),
+        (["train", "--config", "neural_implicit_8x32", "--weights", "nowhere.h5"], "nowhere.h5"),
         (["eval", "configs"], "not a run folder"),
         (["render", "configs"], "not a run folder"),
         (["render", "--mesh", "demo", "--views", "0"], "--views 0"),
     ],
 )
-def test_bad_input_is_one_line_and_exit_code_2(tmp_path, script, arguments, message):
+def test_bad_input_is_one_line_and_exit_code_2(tmp_path, torus, script, arguments, message):
+    if "--weights" in arguments and "neus_tiny" not in arguments:
+        arguments = [*arguments, "--mesh", torus]
     if arguments[0] == "train":
         arguments = [*arguments, "--out", tmp_path / "run"]
     if "--device" in arguments and torch.cuda.is_available():
