@@ -3,11 +3,11 @@ from pathlib import Path
 
 import pytest
 import yaml
+from dss.reconstruction.config import ViewsConfig
 from dss.reconstruction.run import is_views
 
 from dss.config import Config, config_from_dict, load_config, save_config
 from dss.errors import InputError
-from dss.reconstruction.config import ViewsConfig
 
 CONFIGS = sorted((Path(__file__).parents[1] / "configs").glob("*.yaml"))
 

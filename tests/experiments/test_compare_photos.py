@@ -8,12 +8,12 @@ import pytest
 import torch
 from dss.experiments.compare_photos import HEAD, factors, photo_row, published, speed, tables
 from dss.reconstruction.cameras import Frame
+from dss.reconstruction.config import RenderConfig, SamplerConfig, ViewsConfig
 from dss.reconstruction.run import ViewsRun
 from PIL import Image
 
 from dss.errors import InputError
 from dss.experiments import compare_photos as comparison
-from dss.reconstruction.config import RenderConfig, SamplerConfig, ViewsConfig
 from dss.reconstruction.samplers.base import Shell, build_sampler
 from dss.reconstruction.scene import Photo
 from dss.rendering.spheres import draw_spheres

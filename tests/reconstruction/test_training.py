@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 import trimesh
+from dss.reconstruction.config import SamplerConfig, SceneConfig, TrainConfig, ViewsConfig
 from dss.reconstruction.run import is_views, load_views_run, save_run
 from scipy.ndimage import map_coordinates
 
@@ -17,7 +18,6 @@ import render
 import train as train_script
 from dss import cli
 from dss.errors import InputError
-from dss.reconstruction.config import SamplerConfig, SceneConfig, TrainConfig, ViewsConfig
 from dss.reconstruction.models.base import Shaded
 from dss.reconstruction.scene import load_scene
 from dss.reconstruction.training import Training, bilinear, losses, schedule, train

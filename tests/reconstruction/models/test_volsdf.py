@@ -2,9 +2,9 @@ import math
 
 import pytest
 import torch
-
 from dss.reconstruction.config import ModelConfig, SamplerConfig
 from dss.reconstruction.intervals import weights
+
 from dss.reconstruction.models.base import build_model
 from dss.reconstruction.models.volsdf import (
     ERROR,
