@@ -7,13 +7,13 @@ import torch
 from PIL import Image
 
 from dss.errors import InputError
-from dss.reconstruction.nerf_synthetic import read_transforms, scene_views
+from dss.reconstruction.nerf_synthetic import read_transforms, posed_images
 from dss.rendering.cameras import Camera
 from dss.rendering.images import read_image
 
 
 def test_views(scene):
-    views = scene_views(scene, "test")
+    views = posed_images(scene, "test")
     assert [view.name for view in views] == ["r_0", "r_1", "r_2"]
     assert views[1].path == scene / "test/r_1.png" and (views[1].camera.width, views[1].camera.height) == (24, 16)
     assert views[0].camera.intrinsics[0, 0].item() == pytest.approx(12 / math.tan(0.35))
@@ -55,31 +55,31 @@ def test_missing_images_are_listed(scene):
     (scene / "test/r_0.png").unlink()
     (scene / "test/r_2.png").unlink()
     with pytest.raises(InputError, match="test/r_0.png, test/r_2.png of its test split are missing"):
-        scene_views(scene, "test")
+        posed_images(scene, "test")
 
 
 def test_another_size_is_named(scene):
     Image.new("RGBA", (5, 5)).save(scene / "test/r_1.png")
     with pytest.raises(InputError, match=r"r_0.png is 24x16, but test/r_1.png \(5x5\) differ"):
-        scene_views(scene, "test")
+        posed_images(scene, "test")
 
 
 def test_unreadable_image(scene):
     (scene / "test/r_1.png").write_text("no image")
     with pytest.raises(InputError, match="r_1.png: cannot be read .not an image"):
-        scene_views(scene, "test")
+        posed_images(scene, "test")
 
 
 def test_missing_split_and_empty_scene(scene):
     with pytest.raises(InputError, match="transforms_val.json: cannot be read"):
-        scene_views(scene, "val")
+        posed_images(scene, "val")
     (scene / "transforms_test.json").write_text(json.dumps({"camera_angle_x": 1, "frames": []}))
     with pytest.raises(InputError, match="names no images"):
-        scene_views(scene, "test")
+        posed_images(scene, "test")
 
 
 def test_chair(data):
-    views = scene_views(data / "nerf_synthetic/chair_400", "test")
+    views = posed_images(data / "nerf_synthetic/chair_400", "test")
     assert len(views) == 200 and views[0].camera.width == 400
     eyes = np.stack([view.camera.pose[:, 3].numpy() for view in views])
     np.testing.assert_allclose(np.linalg.norm(eyes, axis=1), 4.031, atol=1e-3)
