@@ -42,7 +42,7 @@ def mean_of(rows: Iterable[Mapping[str, Any]]) -> dict[str, float]:
 def table(rows: Mapping[str, Mapping[str, Any]], columns: Sequence[Column]) -> str:
     """Markdown of named rows.
 
-    Columns that no row has are left out; a cell that a row lacks is blank.
+    Columns that no row has are left out. A cell that its row lacks is blank.
     """
     columns = [column for column in columns if any(column.key in row for row in rows.values())]
     cells = [["", *(column.heading for column in columns)]]
@@ -53,7 +53,7 @@ def table(rows: Mapping[str, Mapping[str, Any]], columns: Sequence[Column]) -> s
 def markdown(cells: Sequence[Sequence[str]]) -> str:
     """Lines of cells as a Markdown table, aligned for the terminal.
 
-    The first line is its head, the first column names.
+    The first line is the head, the first column has the names.
     """
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     rule = ["-" * widths[0], *("-" * (width - 1) + ":" for width in widths[1:])]
@@ -65,17 +65,16 @@ def markdown(cells: Sequence[Sequence[str]]) -> str:
 
 
 def write_json(path: Path | str, values: Any) -> None:
-    """Write dictionaries, lists and numbers.
-
-    JSON has no infinity and no NaN: null stands for them.
-    """
+    """Write dictionaries, lists and numbers; null stands for infinity and NaN, which JSON lacks."""
     with replacing(path) as temporary:
         temporary.write_text(json.dumps(_finite(values), indent=2, allow_nan=False) + "\n")
 
 
 def write_csv(path: Path | str, rows: Iterable[Mapping[str, Any]], keys: Sequence[str]) -> None:
-    """Write these keys of the rows under a line that names them; a value that a row lacks is
-    empty."""
+    """Write the named keys of the rows, under a line of these names.
+
+    A value that a row lacks is empty.
+    """
     with replacing(path) as temporary, temporary.open("w", newline="") as file:
         writer = csv.DictWriter(file, keys, extrasaction="ignore")
         writer.writeheader()

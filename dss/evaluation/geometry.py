@@ -1,5 +1,7 @@
-"""How near a mesh, or a field and its mesh, comes to the truth: normalised units, unscaled, the
-same for the same seed."""
+"""How near a mesh, or a field and its mesh, comes to the truth.
+
+All distances are in normalised units and not scaled. The same seed gives the same numbers.
+"""
 
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -46,16 +48,17 @@ def evaluate(
     """All metrics of a predicted `mesh`, in the frame of `truth`; `file` is what is stored of it.
 
     chamfer: mean squared distance between SAMPLES area-uniform points on each surface, summed both
-      ways (dss.md, section 8); chamfer_floor: the same between two samplings of the truth, which no
-      method can beat
+      ways (docs/method.md, section 9)
+    chamfer_floor: the same between two samplings of the truth, which no method can beat
     surface_mean, surface_rms, surface_max: exact distance of those points to the other mesh; mean
       over both directions
     normal_error_deg: angle between the face normals at a point and at its closest one, mean over
       both directions
     iou_uniform, iou_near: intersection over union of the solids, by points of [-1, 1]^3 and by
       surface points moved by N(0, SPREAD); from the field where there is one, else from the mesh
-    bytes: as stored, by the field's own account, or the file's size; bytes_parts: by part;
-      file_bytes: the whole file
+    bytes: as stored, by the field's own account, or the file's size
+    bytes_parts: the same by part
+    file_bytes: the size of the whole file
     faces, bodies, watertight: of the predicted mesh
     thickness_mean, thickness_max: of the shell, where there is one
     """
@@ -67,12 +70,9 @@ def evaluate(
 
     # Both directions weigh the same, because both have the same number of points.
     gaps = np.concatenate([theirs.exact(points), ours.exact(truth_points)])
-    angles = np.concatenate(
-        [
-            normal_angles(ours, point_faces, theirs, points),
-            normal_angles(theirs, truth_faces, ours, truth_points),
-        ]
-    )
+    there = normal_angles(ours, point_faces, theirs, points)
+    back = normal_angles(theirs, truth_faces, ours, truth_points)
+    angles = np.concatenate([there, back])
 
     generator = np.random.default_rng(seed)
     uniform = generator.uniform(-1, 1, (UNIFORM, 3))
@@ -96,34 +96,29 @@ def evaluate(
     }
     if field is not None and field.shell is not None:
         thickness = field.shell.thickness
-        result |= {
-            "thickness_mean": thickness.mean().item(),
-            "thickness_max": thickness.max().item(),
-        }
+        result["thickness_mean"] = thickness.mean().item()
+        result["thickness_max"] = thickness.max().item()
     return result
 
 
 def evaluate_cloud(
     mesh: trimesh.Trimesh, cloud: "PointCloud", field: Field
 ) -> dict[str, float | dict[str, int]]:
-    """What can be measured of a predicted `mesh` with no more truth than the cloud that it was
-    fitted to.
+    """What can be measured of a predicted `mesh` where only the points are known.
 
+    They are the `cloud` that the field was fitted to.
     surface_mean, surface_rms, surface_max: exact distance of the cloud's points to the mesh
-    normal_error_deg: angle between their normals and those of the mesh at the closest point bytes,
-    bytes_parts, faces, bodies, watertight: as `evaluate`
+    normal_error_deg: angle between their normals and those of the mesh at the closest point
+    bytes, bytes_parts, faces, bodies, watertight: as `evaluate`
     """
     distance = MeshDistance(mesh.vertices, mesh.faces)
-    gaps = distance.exact(cloud.points)
-    chord = cloud.normals - distance.normals.numpy()[distance.closest(cloud.points)[1]]
-    parts = field.storage()
+    gaps, parts = distance.exact(cloud.points), field.storage()
+    normals = distance.normals.numpy()[distance.closest(cloud.points)[1]]
     return {
         "surface_mean": float(gaps.mean()),
         "surface_rms": float(np.sqrt(np.square(gaps).mean())),
         "surface_max": float(gaps.max()),
-        "normal_error_deg": float(
-            np.degrees(2 * np.arcsin((np.linalg.norm(chord, axis=1) / 2).clip(max=1))).mean()
-        ),
+        "normal_error_deg": float(_angles(cloud.normals, normals).mean()),
         "bytes": sum(parts.values()),
         "bytes_parts": parts,
         **shape_of(mesh),
@@ -140,46 +135,37 @@ def shape_of(mesh: trimesh.Trimesh) -> dict[str, float]:
 
 
 def chamfer(first: np.ndarray, second: np.ndarray) -> float:
-    """Mean squared distance from each point of one set (n, 3) to the nearest of the other (m, 3),
-    summed both ways.
+    """Mean squared distance from points (n, 3) to the nearest of others (m, 3), summed both ways.
 
     Two samplings of one surface of area A with n points each have 2 A / (pi n).
     """
-    return sum(
-        float(np.square(cKDTree(b).query(a, workers=-1)[0]).mean())
-        for a, b in ((first, second), (second, first))
-    )
+    pairs = (first, second), (second, first)
+    return sum(float(np.square(cKDTree(b).query(a, workers=-1)[0]).mean()) for a, b in pairs)
 
 
 def normal_angles(
     own: MeshDistance, faces: np.ndarray, other: MeshDistance, points: np.ndarray
 ) -> np.ndarray:
-    """Degrees (n,) between the normals of `own` at points (n, 3) on its `faces` (n,), and of
-    `other` at the closest points.
+    """Degrees (n,) between the normals of `own` and those of `other` at the closest points.
 
-    Where two faces of `other` coincide back to back, either may be the closest: on such a mesh the
-    truth against itself is not 0 (0.2 on Thingi32 76277, where 0.2 % of the surface is like that).
+    The points (n, 3) lie on the `faces` (n,) of `own`. Where two faces of `other` coincide back to
+    back, either may be the closest: on such a mesh the truth against itself is not 0 (0.2 on
+    Thingi32 76277, where 0.2 % of the surface is like that).
     """
-    chord = own.normals.cpu().numpy()[faces] - other.normals.cpu().numpy()[other.closest(points)[1]]
-    # An arccos would lose small angles
-    return np.degrees(2 * np.arcsin((np.linalg.norm(chord, axis=1) / 2).clip(max=1)))
+    closest = other.closest(points)[1]
+    return _angles(own.normals.cpu().numpy()[faces], other.normals.cpu().numpy()[closest])
 
 
 def inside(solid: Field | MeshDistance, points: np.ndarray) -> np.ndarray:
-    """Whether the points (n, 3) lie inside (n,) bool: field below zero, or winding number above
-    1/2."""
+    """(n,) bool: which points (n, 3) have a field below zero, or a winding number above 1/2."""
     if isinstance(solid, MeshDistance):
         return solid.winding(points) > 0.5
-    return (
-        (solid.sdf(torch.as_tensor(points, dtype=torch.float32, device=solid.device)) < 0)
-        .cpu()
-        .numpy()
-    )
+    points = torch.as_tensor(points, dtype=torch.float32, device=solid.device)
+    return (solid.sdf(points) < 0).cpu().numpy()
 
 
 def iou(first: np.ndarray, second: np.ndarray) -> float:
-    """Share (first and second) / (first or second) of two masks (n,) bool; 1 where both are
-    empty."""
+    """Intersection over union of two masks (n,) bool; 1 where both are empty."""
     union = int((first | second).sum())
     return int((first & second).sum()) / union if union else 1.0
 
@@ -192,3 +178,9 @@ def load_prediction(path: Path | str, truth: Mesh) -> trimesh.Trimesh:
     mesh = load_mesh(path)
     vertices = truth.similarity.inverse(mesh.similarity.apply(mesh.vertices))
     return trimesh.Trimesh(vertices, mesh.faces, process=False)
+
+
+def _angles(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    """Degrees (n,) between unit vectors (n, 3)."""
+    chord = np.linalg.norm(first - second, axis=1)
+    return np.degrees(2 * np.arcsin((chord / 2).clip(max=1)))  # arccos would lose small angles

@@ -1,7 +1,4 @@
-"""The classic way to store a mesh in few bytes: fewer triangles, and Draco.
-
-What every field has to beat.
-"""
+"""Mesh codecs: fewer triangles, and Draco. They are what every field has to beat."""
 
 from pathlib import Path
 
@@ -13,14 +10,13 @@ import trimesh
 from dss.errors import InputError
 from dss.files import replacing
 
-LEVEL = 10  # Draco's slowest and smallest
+LEVEL = 10  # of Draco: the slowest, with the smallest files
 
 
 def simplify(mesh: trimesh.Trimesh, faces: int) -> trimesh.Trimesh:
-    """The mesh with at most `faces` triangles, by quadric edge collapse; as it is where it has no
-    more.
+    """The mesh with at most `faces` triangles, by quadric edge collapse.
 
-    Raises InputError below 4.
+    It stays as it is where it has no more. Raises InputError below 4.
     """
     if faces < 4:
         raise InputError(f"faces={faces}: no solid has fewer than 4; choose more")
@@ -28,21 +24,20 @@ def simplify(mesh: trimesh.Trimesh, faces: int) -> trimesh.Trimesh:
     meshes.add_mesh(pymeshlab.Mesh(mesh.vertices, mesh.faces))
     meshes.meshing_decimation_quadric_edge_collapse(targetfacenum=faces, preservenormal=True)
     result = meshes.current_mesh()
-    return trimesh.Trimesh(
-        result.vertex_matrix(), result.face_matrix().astype(np.int64), process=False
-    )
+    faces = result.face_matrix().astype(np.int64)
+    return trimesh.Trimesh(result.vertex_matrix(), faces, process=False)
 
 
 def save_draco(mesh: trimesh.Trimesh, path: Path | str, bits: int) -> None:
-    """Write vertices and faces, in any order, as a Draco file; coordinates of `bits` bits each, 1
-    to 30."""
+    """Write vertices and faces as a Draco file, which may reorder them.
+
+    A coordinate takes `bits` bits, 1 to 30; InputError is raised on others.
+    """
     if not 1 <= bits <= 30:
-        raise InputError(
-            f"bits={bits}: Draco stores a coordinate in 1 to 30 bits; choose one of those"
-        )
-    content = DracoPy.encode(
-        np.asarray(mesh.vertices, np.float32), np.asarray(mesh.faces, np.uint32), bits, LEVEL
-    )
+        reason = "Draco stores a coordinate in 1 to 30 bits"
+        raise InputError(f"bits={bits}: {reason}; choose one of those")
+    vertices, faces = np.asarray(mesh.vertices, np.float32), np.asarray(mesh.faces, np.uint32)
+    content = DracoPy.encode(vertices, faces, bits, LEVEL)
     with replacing(path) as temporary:
         temporary.write_bytes(content)
 

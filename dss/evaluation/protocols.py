@@ -1,5 +1,4 @@
-"""How pictures of normals are compared: the paper's protocol, and one that looks at the true
-surface."""
+"""How pictures of normals are compared: by the paper's protocol, and with the true surface."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -16,7 +15,7 @@ from dss.rendering.mesh_buffers import Method, cached_render, render_mesh
 from dss.rendering.tracing_paper import trace_exact, trace_paper
 from dss.tables import Column
 
-# The normal that fills the pixels of a miss; which one the paper used is unclear
+# The normal that fills the pixels of a miss; it is unclear which one the paper used
 BACKGROUNDS = {"white": 1.0, "black": -1.0}
 
 COLUMNS = (
@@ -41,14 +40,16 @@ class Protocol:
 
 
 def render_paper(field: Field, camera: Camera) -> Buffers:
-    """As the paper draws: its tracer through the shell, or plain sphere tracing without one;
-    normals by differences."""
+    """What the paper draws of a field, by its own tracer.
+
+    A field without a shell is sphere traced plainly. Normals are central differences.
+    """
     origins, directions = camera.rays(device=field.device)
     if field.shell is None:
-        return Buffers.of(
-            camera, directions, trace_exact(field.sdf, field.sdf, origins, directions)
-        )
-    return Buffers.of(camera, directions, trace_paper(field, origins, directions))
+        hits = trace_exact(field.sdf, field.sdf, origins, directions)
+    else:
+        hits = trace_paper(field, origins, directions)
+    return Buffers.of(camera, directions, hits)
 
 
 PROTOCOLS = (
@@ -65,12 +66,11 @@ def compare(
     count: int,
     folder: Path,
 ) -> Iterator[dict[str, float]]:
-    """Metrics of each view, of a field or of a mesh given by its distance, and the pictures that
-    they were taken from.
+    """Metrics of each view of a field, or of a mesh given by its distance, against the truth.
 
-    The pictures, normals in the normalised frame, go to folder/PROTOCOL_BACKGROUND/NNN.png and
-    NNN_truth.png. Keys: ssim_* and psnr_* for each background, those of `compare_buffers`, and
-    `seconds` for our rendering.
+    The pictures that they are taken from show normals in the normalised frame; they go to
+    folder/PROTOCOL_BACKGROUND/NNN.png and NNN_truth.png. Keys: ssim_* and psnr_* for each
+    background, those of `compare_buffers`, and `seconds` for our rendering.
     """
     for index, camera in enumerate(protocol.cameras(size, count)):
         start = time.perf_counter()

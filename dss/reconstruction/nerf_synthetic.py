@@ -57,11 +57,12 @@ def posed_images(scene: Path | str, split: str) -> list[PosedImage]:
 
 
 def read_transforms(path: Path | str) -> tuple[float, dict[str, Tensor]]:
-    """The field of view in degrees, and each image's pose (3, 4) float64 by its path in the scene,
-    without suffix.
+    """The field of view in degrees, and the pose (3, 4) float64 of each image.
 
-    The file's axes are OpenGL's: y and z are turned round here. Raises InputError where the file is
-    missing, is no JSON, or lacks a `camera_angle_x` between 0 and pi or a 4x4 `transform_matrix`.
+    An image is named by its path in the scene, without suffix. Poses are camera to world with
+    OpenCV's axes; the file has OpenGL's, whose y and z are turned round here. Raises InputError
+    where the file is missing, is no JSON, or lacks a `camera_angle_x` between 0 and pi or a 4x4
+    `transform_matrix`.
     """
     path = Path(path)
     try:
@@ -75,23 +76,20 @@ def read_transforms(path: Path | str) -> tuple[float, dict[str, Tensor]]:
             name: torch.tensor(matrix, dtype=torch.float64) for name, matrix in frames.items()
         }
     except OSError as error:
-        raise InputError(
-            f"{path}: cannot be read ({error.strerror}); a NeRF-synthetic scene keeps its cameras there"
-        ) from error
+        remedy = "a NeRF-synthetic scene keeps its cameras there"
+        raise InputError(f"{path}: cannot be read ({error.strerror}); {remedy}") from error
     except json.JSONDecodeError as error:
         raise InputError(f"{path}: not valid JSON ({error}); fetch the scene again") from error
     except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise InputError(
-            f"{path}: not a NeRF-synthetic camera file ({type(error).__name__}: {error}); fetch the scene again"
-        ) from error
+        reason = f"not a NeRF-synthetic camera file ({type(error).__name__}: {error})"
+        raise InputError(f"{path}: {reason}; fetch the scene again") from error
     if not 0 < angle < math.pi:
         raise InputError(
             f"{path}: camera_angle_x is {angle:g}, no angle between 0 and pi; fetch the scene again"
         )
     for name, matrix in matrices.items():
         if matrix.shape != (4, 4) or not matrix.isfinite().all():
-            raise InputError(
-                f"{path}: the transform_matrix of {name} is not a finite 4x4 matrix; fetch the scene again"
-            )
+            reason = f"the transform_matrix of {name} is not a finite 4x4 matrix"
+            raise InputError(f"{path}: {reason}; fetch the scene again")
     to_opencv = torch.tensor([1, -1, -1, 1], dtype=torch.float64)
     return math.degrees(angle), {name: matrix[:3] * to_opencv for name, matrix in matrices.items()}

@@ -17,8 +17,10 @@ BYTES_KEPT = 12  # of memory per pixel of every view
 
 
 def _error(seen: Buffers, distance: MeshDistance) -> np.ndarray:
-    """Distance from what was hit to the mesh; NaN where neither the field nor the mesh is hit, inf
-    where one of them is."""
+    """Distance from what was hit to the mesh.
+
+    NaN where neither the field nor the mesh is hit, infinity where only one of them is.
+    """
     truth = render_mesh(distance, seen.camera, "faces").hit
     values = np.where(seen.hit == truth, np.nan, np.inf).astype(np.float32)
     points = seen.points()
@@ -50,27 +52,26 @@ NUMBERS: dict[str, tuple[str, Callable[[Buffers, MeshDistance | None], np.ndarra
 def draw(
     buffers: Iterable[Buffers], mode: str, distance: MeshDistance | None = None
 ) -> tuple[list[np.ndarray], Scale | None]:
-    """One picture (h, w, 3) uint8 per camera, in a mode of IMAGES or NUMBERS; for numbers, the
-    scale that they share.
+    """One picture (h, w, 3) uint8 per camera, in a mode of IMAGES or NUMBERS.
 
-    `distance` is to the true mesh, which the mode `error` needs.
+    For numbers, also the scale that the pictures share. `distance` is to the true mesh, which the
+    mode `error` needs.
     """
     if mode in IMAGES:
         return [IMAGES[mode](seen) for seen in buffers], None
     label, measure = NUMBERS[mode]
     values = [measure(seen, distance) for seen in buffers]
     present = np.concatenate([value[np.isfinite(value)] for value in values])
-    # So that a few outliers do not bleach the rest
+    # The scale leaves a few outliers out, so that they do not bleach the rest.
     low, high = np.percentile(present, [1, 99]) if len(present) else (0, 1)
     scale = Scale(0.0 if mode == "error" else float(low), float(high), label)
     return [pictures.colorized(value, scale) for value in values], scale
 
 
 def check_pictures(views: int = 1, size: int = 1) -> None:
-    """Raise InputError where there is nothing to draw, or where that many pictures take more than
-    half of the memory.
+    """Raise InputError where there is nothing to draw, or where it takes half of the memory.
 
-    `views` pictures of size x size pixels; one that is not given is not checked.
+    `views` pictures of size x size pixels; a number that is not given is not checked.
     """
     if views < 1:
         raise InputError(f"--views {views}: there is nothing to draw; ask for at least 1")
@@ -80,6 +81,5 @@ def check_pictures(views: int = 1, size: int = 1) -> None:
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     if need > memory / 2:
         gib = f"{need / 2**30:,.1f} GiB of memory, and this machine has {memory / 2**30:,.1f}"
-        raise InputError(
-            f"--size {size}, --views {views}: would take {gib}; choose a smaller size or fewer views"
-        )
+        remedy = "choose a smaller size or fewer views"
+        raise InputError(f"--size {size}, --views {views}: would take {gib}; {remedy}")

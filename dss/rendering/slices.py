@@ -1,5 +1,4 @@
-"""Cross-sections: the signed distance in a plane, and the shell in the manner of the paper's Figure
-2."""
+"""Cross-sections: the signed distance in a plane, and the shell as in the paper's Figure 2."""
 
 from dataclasses import dataclass
 
@@ -22,8 +21,10 @@ INTERLAYER, INNER, OUTLINE = (250, 214, 165), (150, 190, 216), (45, 98, 140)
 
 @dataclass(frozen=True)
 class Plane:
-    """Perpendicular to an axis, at an offset; of the other two axes, the first points right and the
-    second up."""
+    """A plane perpendicular to an axis.
+
+    Of the other two axes, the first points right and the second up.
+    """
 
     axis: int  # 0, 1 or 2
     offset: float
@@ -32,8 +33,7 @@ class Plane:
         return f"{'xyz'[self.axis]} = {self.offset:+.2f}"
 
     def points(self, size: int) -> Tensor:
-        """The centres of size x size pixels, (size * size, 3) float32, row by row from the top
-        left."""
+        """The centres (size * size, 3) float32 of its pixels, row by row from the top left."""
         side = REACH * ((torch.arange(size) + 0.5) * (2 / size) - 1)
         up, right = torch.meshgrid(-side, side, indexing="ij")
         across = [right, up]
@@ -52,27 +52,25 @@ def planes(count: int) -> list[Plane]:
 
 
 def draw_slice(field: Field, plane: Plane, size: int) -> np.ndarray:
-    """The total signed distance in the plane, in the colours of RANGE, with isolines, the zero set
-    bold.
+    """The total signed distance in the plane, in the colours of RANGE, with isolines.
 
-    Where the shell answers instead of the prediction, in inner and outside all outer spheres, the
-    colours are pale.
+    The zero set is bold. The colours are pale where the shell answers instead of the prediction, in
+    inner and outside all outer spheres.
     """
     points = plane.points(size).to(field.device)
     values = field.sdf(points).cpu().numpy().reshape(size, size)
     image = _inked(colorized(values, RANGE), values, 0.35, SPACING)
     if field.shell is not None:
         interlayer = (field.shell.inner_gap(points) > 0) & (field.shell.outer_gap(points)[0] < 0)
-        image = np.where(
-            interlayer.cpu().numpy().reshape(size, size, 1), image, 255 - (255 - image) // 3
-        )
+        predicted = interlayer.cpu().numpy().reshape(size, size, 1)
+        image = np.where(predicted, image, 255 - (255 - image) // 3)
     return _inked(image, values, 1.0)
 
 
 def draw_shell(field: Field, plane: Plane, size: int) -> np.ndarray:
-    """What the plane cuts: outer spheres (outlines), the interlayer (sand), inner spheres (blue),
-    the surface (black).
+    """What the plane cuts of the shell and of the surface.
 
+    Outer spheres are outlined, the interlayer is sand, inner spheres are blue, the surface black.
     Raises InputError for a field without a shell.
     """
     if field.shell is None:
@@ -89,11 +87,8 @@ def draw_shell(field: Field, plane: Plane, size: int) -> np.ndarray:
         cut = radii.cpu().numpy() ** 2 - depth**2
         for index in cut.argsort()[::-1]:
             if cut[index] > 0:
-                x, y, radius = (
-                    (REACH + centers[index, 0]) * scale,
-                    (REACH - centers[index, 1]) * scale,
-                    cut[index] ** 0.5 * scale,
-                )
+                x, y = (REACH + centers[index, 0]) * scale, (REACH - centers[index, 1]) * scale
+                radius = cut[index] ** 0.5 * scale
                 draw.ellipse((x - radius, y - radius, x + radius, y + radius), **style)
 
     circles(field.shell.outer_radii, fill=INTERLAYER)
@@ -106,16 +101,16 @@ def draw_shell(field: Field, plane: Plane, size: int) -> np.ndarray:
 def _inked(
     image: np.ndarray, values: np.ndarray, strength: float, spacing: float | None = None
 ) -> np.ndarray:
-    """Darken (h, w, 3) along the zero set of the values (h, w), or, thinner, along the multiples of
-    `spacing` but 0."""
-    # Per pixel; jumps between spheres are no slope
+    """Darken an image (h, w, 3) along the zero set of the values (h, w).
+
+    With `spacing`, along its multiples but 0, and thinner.
+    """
+    # Per pixel, and bounded, because a jump between spheres is no slope
     slope = np.hypot(*np.gradient(values)).clip(1e-6, 3 * REACH / len(values))
     width = 1.4 if spacing is None else 0.7
-    offset = (
-        values
-        if spacing is None
-        else (np.abs(values) + spacing / 2).clip(spacing) % spacing - spacing / 2
-    )
+    offset = values
+    if spacing is not None:
+        offset = (np.abs(values) + spacing / 2).clip(spacing) % spacing - spacing / 2
     ink = strength * (width + 0.5 - np.abs(offset) / slope).clip(0, 1)[..., None]
     if spacing is None:  # the distance to a sphere also vanishes on it, without a change of sign
         ink[ndimage.maximum_filter(values, 5) * ndimage.minimum_filter(values, 5) >= 0] = 0

@@ -1,7 +1,7 @@
 """The paper's tracer, rule by rule (docs/method.md, section 7).
 
-It is here to reproduce the paper's pictures and counts, not to find the surface. Every valid interval is marched by itself with its own sphere's latent; each ray then chooses among
-the hits.
+It is here to reproduce the paper's pictures and counts, not to find the surface. Every valid
+interval is marched by itself with its own sphere's latent; each ray then chooses among the hits.
 """
 
 from collections.abc import Callable
@@ -76,8 +76,8 @@ def _trace(
     field: Field, origins: Tensor, directions: Tensor, intervals: Callable, differences: Callable
 ) -> PaperHits:
     count = len(origins)
-    offsets, entry, _, sphere, _ = intervals(field.shell.packed, origins, directions)
-    ray = torch.arange(count, device=origins.device).repeat_interleave(offsets.diff())
+    passed = intervals(field.shell.packed, origins, directions)
+    ray, entry, sphere = passed.ray, passed.start, passed.sphere
     middle = ((field.shell.centers[sphere] - origins[ray]) * directions[ray]).sum(1)
     # An interval ends on the far side of its sphere: the paper does not cut it at the inner sphere
     entry, exit = entry + INSET, 2 * middle - entry - INSET
@@ -98,7 +98,9 @@ def _trace(
     for _ in range(MAX_ITERATIONS):
         steps.index_add_(0, ray[items], torch.ones_like(items))
         t[items] += value
-        close = (value.abs() < MAX_HIT_DISTANCE) | ((value + before).abs() / 2 < 5 * MAX_HIT_DISTANCE)
+        close = (value.abs() < MAX_HIT_DISTANCE) | (
+            (value + before).abs() / 2 < 5 * MAX_HIT_DISTANCE
+        )
         hit[items[close]] = True
         alive = ~close & (t[items] < exit[items])
         items, before = items[alive], value[alive]
@@ -145,7 +147,9 @@ def _trace_exact(step: Distance, sdf: Distance, origins: Tensor, directions: Ten
             # The reference code never renews the earlier of the two distances that it averages
             initial[rays] = value
         t[rays] += value
-        close = (value.abs() < MAX_HIT_DISTANCE) | ((value + initial[rays]).abs() / 2 < 5 * MAX_HIT_DISTANCE)
+        close = (value.abs() < MAX_HIT_DISTANCE) | (
+            (value + initial[rays]).abs() / 2 < 5 * MAX_HIT_DISTANCE
+        )
         hit[rays[close]] = True
         rays = rays[~close & (t[rays] < far[rays])]
     normal = torch.zeros_like(origins)

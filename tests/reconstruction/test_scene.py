@@ -191,5 +191,5 @@ def test_bad_requests(synthetic):
 
 def test_chair(data):
     scene = load_scene(Config(str(data / "nerf_synthetic/chair_400"), downscale=4), "train")
-    assert scene.similarity.scale / 1.05 == pytest.approx(1.29, abs=0.02)  # data.md, from fused depth
+    assert scene.similarity.scale / 1.05 == pytest.approx(1.29, abs=0.02)  # from fused depth
     assert np.abs(np.array(scene.similarity.center) - [-0.03, 0, 0.03]).max() < 0.1
