@@ -10,7 +10,7 @@ reference  dss/tracing_paper.py in eager torch: all intervals at once, boolean m
 paper      the operator `shell_trace` with the same rules, all intervals to their ends
 exact      the operator with the exact rule, as render.py uses it
 triangles  Embree's cast of rays at the mesh decoded at 256 cells per axis; one thread; a control
-twin       the operator's twin in plain torch, exact
+plain      the operator's reference in plain torch, exact
 
 Steps are queries per interval. The operators' stages are fused: `preparation`, `query` and `normals` are then timed as
 operators of their own on the same rays and as many points, and `stepping` is what remains of the total. `CPU ms` add up
@@ -37,7 +37,7 @@ from dss import cli, ops
 from dss.errors import InputError
 from dss.fields.base import Field
 from dss.files import replacing
-from dss.ops import reference as twins
+from dss.ops import reference as plain
 from dss.rendering import tracing_paper
 from dss.rendering.cameras import paper_cameras
 from dss.rendering.isosurface import extract
@@ -164,7 +164,7 @@ class Stages:
 
 
 def all_pairs(shell: ops.Shell, origins: Tensor, directions: Tensor) -> ops.Intervals:
-    """The paper's interval kernel in eager torch: every ray against every sphere, by matrix products (dss.md, section 7)."""
+    """The paper's interval kernel in eager torch: every ray against every sphere, by matrix products (docs/method.md, section 7)."""
     centers, squares = shell.spheres[:, :3].T.contiguous(), shell.spheres[:, 3:].square().T
     parts = []
     for first in range(0, len(origins), PAIRS // len(shell.spheres)):
@@ -254,7 +254,7 @@ def measure(label: str, field: Field, size: int) -> Iterator[Row]:
         "paper": lambda: operator(torch.ops.dss, field, rays, "every", False, True),
         "exact": lambda: operator(torch.ops.dss, *exact),
         "triangles": lambda: triangles(field, rays),
-        "twin": lambda: operator(twins, *exact, stages=False),
+        "plain": lambda: operator(plain, *exact, stages=False),
     }
     first = None
     for name, tracer in tracers.items():

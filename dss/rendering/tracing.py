@@ -117,13 +117,13 @@ def _domain(field: Field, origins: Tensor, directions: Tensor) -> tuple[Tensor, 
         starts, ends = torch.where(near < far, near, torch.inf)[:, None], far[:, None]
         stop = torch.full_like(near, torch.inf)
     else:
-        offsets, start, end, _, stop = ops.shell_intervals(field.shell.packed, origins, directions)
-        counts = offsets.diff()
-        ray = torch.arange(len(origins), device=origins.device).repeat_interleave(counts)
-        place = torch.arange(len(ray), device=ray.device) - offsets[ray]
-        starts = origins.new_full((len(origins), int(counts.max()) if len(ray) else 1), torch.inf)
+        found = ops.shell_intervals(field.shell.packed, origins, directions)
+        ray, stop = found.ray, found.stop
+        place = torch.arange(len(ray), device=ray.device) - found.offsets[ray]
+        count = int(found.offsets.diff().max()) if len(ray) else 1
+        starts = origins.new_full((len(origins), count), torch.inf)
         ends = -starts
-        starts[ray, place], ends[ray, place] = start, end
+        starts[ray, place], ends[ray, place] = found.start, found.end
         reach = ends.cummax(1).values
         gap = torch.cat([torch.ones_like(starts[:, :1], dtype=torch.bool), starts[:, 1:] > reach[:, :-1]], 1)
         segment = gap.cumsum(1) - 1

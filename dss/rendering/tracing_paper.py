@@ -49,8 +49,8 @@ def trace_exact(step: Distance, sdf: Distance, origins: Tensor, directions: Tens
 
 def _trace(field: Field, origins: Tensor, directions: Tensor) -> PaperHits:
     count = len(origins)
-    offsets, entry, _, sphere, _ = ops.shell_intervals(field.shell.packed, origins, directions)
-    ray = torch.arange(count, device=origins.device).repeat_interleave(offsets.diff())
+    found = ops.shell_intervals(field.shell.packed, origins, directions)
+    ray, entry, sphere = found.ray, found.start, found.sphere
     middle = ((field.shell.centers[sphere] - origins[ray]) * directions[ray]).sum(1)
     entry, exit = entry + INSET, 2 * middle - entry - INSET  # the sphere's far side: the paper does not cut at the inner sphere
     ahead = entry > INSET  # the reference code ignores the spheres around the origin

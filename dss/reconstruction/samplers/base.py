@@ -141,8 +141,7 @@ class Shell(Sampler):
     def intervals(self, origins: Tensor, directions: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Ray, start and end (k,) of the disjoint stretches of rays (n, 3) in which there may be something to see."""
         found = ops.shell_intervals(self.shell.packed, origins, directions)
-        ray = torch.arange(len(origins), device=origins.device).repeat_interleave(found.offsets.diff())
-        return union(ray, found.start, found.end)
+        return union(found.ray, found.start, found.end)
 
     def restore(self, tensors: Mapping[str, Tensor]) -> None:
         if tensors:

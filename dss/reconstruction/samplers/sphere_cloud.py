@@ -12,7 +12,7 @@ from torch.optim.adam import adam
 
 from dss import ops
 from dss.errors import InputError
-from dss.ops import reference as twins
+from dss.ops import reference
 from dss.reconstruction.cameras import Pinhole
 from dss.reconstruction.config import SamplerConfig
 from dss.reconstruction.intervals import Sections, between, union
@@ -114,10 +114,10 @@ class SphereCloud(Sampler):
         shell = self.shell
         if moving:
             spheres = torch.cat([shell.centers, shell.inner_radii[:, None], shell.outer_radii[:, None]], 1)
-            found = ops.Intervals(*twins.shell_intervals(spheres, None, origins, directions, ops.RULES.index("every")))
+            found = ops.Intervals(*reference.shell_intervals(spheres, None, origins, directions, ops.RULES.index("every")))
         else:
             found = ops.shell_intervals(shell.packed, origins, directions)
-        ray = torch.arange(len(origins), device=origins.device).repeat_interleave(found.offsets.diff())
+        ray = found.ray
         middle = -(origins * directions).sum(1)[ray]
         start, end = found.start.maximum(middle - 1), found.end.minimum(middle + 1)
         kept = end > start
