@@ -51,8 +51,8 @@ def test_stages_add_up_and_hits_agree():
         assert row.total > 0 and row.memory >= 0 and row.ratio == pytest.approx(rows["reference"].total / row.total)
     stages = [getattr(rows["reference"], name) for name in benchmark.STAGES]
     assert min(stages) >= 0 and sum(stages) == pytest.approx(rows["reference"].total, rel=0.2)
-    assert rows["exact"].hits == rows["twin"].hits > 300 and abs(rows["exact"].hits - rows["triangles"].hits) < 0.05 * rows["exact"].hits
-    assert rows["exact"].queries < rows["twin"].queries
+    assert rows["exact"].hits == rows["plain"].hits > 300 and abs(rows["exact"].hits - rows["triangles"].hits) < 0.05 * rows["exact"].hits
+    assert rows["exact"].queries < rows["plain"].queries
 
 
 def test_the_plain_field_computes_what_the_operator_does():
@@ -85,5 +85,5 @@ def test_command_line(tmp_path, monkeypatch, capsys):
         "paper",
         "exact",
         "triangles",
-        "twin",
+        "plain",
     ]
