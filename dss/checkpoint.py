@@ -25,7 +25,10 @@ def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     try:
         with safe_open(path, "pt") as file:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-            return tensors, json.loads((file.metadata() or {})["dss"])
+            about = json.loads((file.metadata() or {})["dss"])
+        if not isinstance(about, dict):
+            raise ValueError("its metadata is no dictionary")
+        return tensors, about
     except (SafetensorError, OSError, KeyError, ValueError) as error:
         raise InputError(f"{path}: not a file of dss, or damaged ({error}); fit it again") from error
 

@@ -14,7 +14,7 @@ from dss.progress import Event
 def parser(description: str) -> argparse.ArgumentParser:
     """An argument parser with the options that every script has."""
     result = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
-    result.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="where to compute")
+    result.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="where to compute (default: auto)")
     return result
 
 
@@ -43,10 +43,12 @@ class Terminal:
 
     def __init__(self) -> None:
         self.bar: tqdm | None = None
+        self.stage = ""  # of the bar; where there is no terminal, tqdm forgets it
 
     def __call__(self, event: Event) -> None:
-        if self.bar is not None and self.bar.desc.rstrip(": ") != event.stage:
+        if event.stage != self.stage or event.total <= 1:
             self.close()
+        self.stage = event.stage
         if event.total > 1:
             if self.bar is None:
                 self.bar = tqdm(total=event.total, desc=event.stage, disable=None, leave=False)

@@ -80,3 +80,9 @@ def write_synthetic(folder: Path, size: int = 40) -> Path:
         about = {"camera_angle_x": float(np.radians(40)), "frames": frames}
         (folder / f"transforms_{split}.json").write_text(json.dumps(about))
     return folder
+
+
+KEYS = {  # of the metrics of a mesh
+    *("chamfer", "chamfer_floor", "surface_mean", "surface_rms", "surface_max", "normal_error_deg"),
+    *("iou_uniform", "iou_near", "bytes", "faces"),
+}

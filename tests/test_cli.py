@@ -1,8 +1,11 @@
+import argparse
+
 import pytest
 import torch
 
 from dss import cli
 from dss.errors import InputError
+from dss.progress import Event, silent, tracked
 
 
 def test_parser_has_the_device(capsys):
@@ -45,3 +48,48 @@ def test_run_hides_no_bug():
     with pytest.raises(ZeroDivisionError):
         cli.run(lambda: 1 / 0)
     assert cli.run(lambda: None) is None
+
+
+def test_only_what_the_command_line_gave_is_passed_on():
+    args = argparse.Namespace(views=None, size=64, every=0)
+    assert cli.given(args, "views", "size", "every") == {"size": 64, "every": 0}
+    assert cli.given(args, "views") == {}
+
+
+def test_options_that_do_not_apply_are_refused():
+    args = argparse.Namespace(truth_mesh="a.ply", views=None)
+    cli.refuse(args, "images of a scene", "views")
+    message = "^--truth-mesh: does not apply to images of a scene; leave it out$"
+    with pytest.raises(InputError, match=message):
+        cli.refuse(args, "images of a scene", "views", "truth_mesh")
+
+
+def test_the_terminal_shows_a_line_for_each_finished_stage(capsys):
+    terminal = cli.Terminal()
+    terminal(Event("mesh", 1, 1, "320 faces"))
+    for stage in ("fit", "field"):
+        for epoch in range(3):
+            terminal(Event(stage, epoch, 3, f"loss {epoch}"))
+        assert terminal.bar is not None
+    terminal(Event("field", 1, 1, "12.5 KiB"))
+    assert terminal.bar is None  # else the line would be appended to the bar
+    assert capsys.readouterr() == ("mesh      320 faces\nfield     12.5 KiB\n", "")
+
+
+def test_a_new_stage_gets_a_bar_of_its_own():
+    terminal = cli.Terminal()
+    terminal(Event("paper", 5, 5, ""))
+    first = terminal.bar
+    terminal(Event("paper", 5, 5, ""))
+    assert terminal.bar is first
+    terminal(Event("surface", 1, 7, ""))
+    assert terminal.bar is not first
+    terminal.close()
+    assert terminal.bar is None
+
+
+def test_tracked_items_are_counted():
+    seen = []
+    assert list(tracked("abc", "render", 3, seen.append)) == ["a", "b", "c"]
+    assert seen == [Event("render", done, 3, "") for done in range(4)]
+    assert silent(seen[0]) is None

@@ -1,22 +1,46 @@
 """Run folders: what is saved is what is loaded, and nothing else is accepted."""
 
+import dataclasses
 import json
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
 
-from dss.config import Config
+from dss.config import MeshConfig, PhotoConfig
 from dss.errors import InputError
 from dss.fields import build
 from dss.fields.dual_shell import DualShellSettings
 from dss.fitting.samples import Samples
-from dss.run import Source, load_run, load_samples, open_folder, save_field, save_samples
+from dss.geometry.mesh import load_mesh
+from dss.geometry.similarity import Similarity
+from dss.progress import Event
+from dss.reconstruction.models import build_model
+from dss.reconstruction.samplers import build_sampler
+from dss.run import (
+    VERSION,
+    Log,
+    MeshRun,
+    PhotoRun,
+    Source,
+    load_config,
+    load_samples,
+    open_folder,
+    open_run,
+    save_field,
+    save_model,
+    save_samples,
+)
 from dss.shell.dual_shell import DualShell
 
-SHELL = DualShell(torch.tensor([[0.0, 0.0, 0.0], [0.3, 0.0, 0.0]]), torch.tensor([0.4, 0.1]), torch.tensor([0.8, 0.5]))
-SOURCE = Source("some/mesh.ply", "ab" * 32, (1.0, 2.0, 3.0), 4.5)
-CONFIG = Config(field=DualShellSettings(width=16, latent=4))
+SHELL = DualShell(
+    torch.tensor([[0.0, 0.0, 0.0], [0.3, 0.0, 0.0]]),
+    torch.tensor([0.4, 0.1]),
+    torch.tensor([0.8, 0.5]),
+)
+SOURCE = Source("some/mesh.ply", "ab" * 32, Similarity((1.0, 2.0, 3.0), 4.5))
+CONFIG = MeshConfig(field=DualShellSettings(width=16, latent=4))
 
 
 @pytest.fixture
@@ -31,7 +55,8 @@ def test_a_field_comes_back(tmp_path):
     field = build(CONFIG.field, SHELL.geometry)
     open_folder(tmp_path / "run", CONFIG)
     save_field(tmp_path / "run", field, CONFIG, SOURCE)
-    run = load_run(tmp_path / "run")
+    run = open_run(tmp_path / "run")
+    assert isinstance(run, MeshRun) and run.folder == tmp_path / "run" and run.file.is_file()
     points = torch.rand(1000, 3) * 2 - 1
     assert torch.equal(run.field.sdf(points), field.sdf(points))
     assert run.config == CONFIG and run.source == SOURCE
@@ -44,14 +69,15 @@ def test_samples_come_back(tmp_path):
     source, geometry, loaded = load_samples(tmp_path)
     assert source == SOURCE and torch.equal(geometry["shell.outer_radii"], SHELL.outer_radii)
     for one, other in zip(rounds, loaded, strict=True):
-        assert torch.equal(one.points, other.points) and torch.equal(one.owner, other.owner) and torch.equal(one.sdf, other.sdf)
+        for item in dataclasses.fields(Samples):
+            assert torch.equal(getattr(one, item.name), getattr(other, item.name))
 
 
 def test_a_folder_holds_one_configuration(tmp_path):
     open_folder(tmp_path / "run", CONFIG)
     open_folder(tmp_path / "run", CONFIG)
     with pytest.raises(InputError, match="another configuration"):
-        open_folder(tmp_path / "run", Config())
+        open_folder(tmp_path / "run", CONFIG.model_copy(update={"seed": 1}))
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "thesis.tex").write_text("precious")
     with pytest.raises(InputError, match="not a run folder"):
@@ -60,10 +86,10 @@ def test_a_folder_holds_one_configuration(tmp_path):
 
 def test_what_is_no_run_is_refused(tmp_path):
     with pytest.raises(InputError, match="not a run folder"):
-        load_run(tmp_path / "nowhere")
+        open_run(tmp_path / "nowhere")
     open_folder(tmp_path / "run", CONFIG)
     with pytest.raises(InputError, match="has not finished"):
-        load_run(tmp_path / "run")
+        open_run(tmp_path / "run")
 
 
 def foreign(path):
@@ -88,19 +114,28 @@ def pickled(path):
 
 def misshapen(path):
     tensors = {f"shell.{name}": value for name, value in SHELL.state_dict().items()} | {"latents": torch.zeros(2, 9)}
-    about = {"version": "1", "config": {"field": {"width": 16, "latent": 4}}, "source": SOURCE.__dict__}
+    source = dataclasses.asdict(SOURCE)
+    about = {"version": VERSION, "config": {"field": {"width": 16, "latent": 4}}, "source": source}
     save_file(tensors, path, {"dss": json.dumps(about)})
+
+
+def sourceless(path):
+    save_file({}, path, {"dss": json.dumps({"version": VERSION, "config": {}})})
+
+
+def listed(path):
+    save_file({}, path, {"dss": json.dumps([1, 2])})
 
 
 def future(path):
     save_file({"weight": torch.zeros(3)}, path, {"dss": json.dumps({"version": "99"})})
 
 
-@pytest.mark.parametrize("damage", [foreign, truncated, garbage, empty, pickled, misshapen, future])
+@pytest.mark.parametrize("damage", [foreign, truncated, garbage, empty, pickled, misshapen, sourceless, listed, future])
 def test_a_damaged_or_foreign_field_is_named_in_one_line(folder, damage):
     damage(folder / "field.safetensors")
     with pytest.raises(InputError, match="field.safetensors") as caught:
-        load_run(folder)
+        open_run(folder)
     assert "\n" not in str(caught.value)
 
 
@@ -113,9 +148,62 @@ def test_damaged_samples_are_named(tmp_path):
 
 
 def test_a_moved_or_changed_mesh_is_named(folder, ball, tmp_path):
-    run = load_run(folder)
-    with pytest.raises(InputError, match=r"some/mesh\.ply.*--mesh"):
+    run = open_run(folder)
+    with pytest.raises(InputError, match=r"some/mesh\.ply.*--data"):
         run.load_mesh()
     ball.export(tmp_path / "other.ply")
     with pytest.raises(InputError, match="not the mesh"):
         run.load_mesh(str(tmp_path / "other.ply"))
+
+
+def test_a_field_of_an_old_version_is_refused_in_one_clear_line(folder):
+    """Version 1 was written before the configuration's keys were renamed."""
+    path = folder / "field.safetensors"
+    config = {"field": {"method": "dual_shell", "width": 16, "latent": 4}, "fit": {"rate": 0.04}}
+    source = {"mesh": "a.ply", "sha256": "", "center": [0.0, 0.0, 0.0], "scale": 1.0}
+    about = {"version": "1", "config": config, "source": source}
+    save_file({"latents": torch.zeros(2, 4)}, path, {"dss": json.dumps(about)})
+    with pytest.raises(InputError) as caught:
+        open_run(folder)
+    expected = f"{path}: written by another version of dss (1, not {VERSION}); fit it again"
+    assert str(caught.value) == expected
+
+
+def test_a_run_of_photos_comes_back(tmp_path):
+    config = load_config("neus_tiny", ["model.layers=2", "model.width=16"], "gone")
+    assert isinstance(config, PhotoConfig)
+    torch.manual_seed(0)
+    model, sampler = build_model(config.model), build_sampler(config.sampler)
+    open_folder(tmp_path / "run", config)
+    saved = save_model(tmp_path / "run", model, sampler, config, SOURCE)
+    run = open_run(tmp_path / "run")
+    assert isinstance(run, PhotoRun) and (run.config, run.source) == (config, SOURCE)
+    assert run.similarity == SOURCE.similarity and run.background.shape == (3,)
+    points = torch.rand(100, 3) - 0.5
+    assert torch.equal(run.model.sdf(points), saved.model.sdf(points))
+    path = tmp_path / "run" / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:-100])
+    with pytest.raises(InputError, match="model.safetensors.*damaged"):
+        open_run(tmp_path / "run")
+
+
+def test_the_log_tells_the_caller_and_tensorboard(tmp_path):
+    events = []
+    with Log(tmp_path, "fit", 10, events.append) as log:
+        log.scalars(3, {"loss": 0.12345, "lr": torch.tensor(1e-3)})
+        log.picture(3, "normals", lambda: np.zeros((8, 8, 3), np.uint8))
+    assert events == [Event("fit", 3, 10, "loss 0.123, lr 0.001")]
+    (file,) = (tmp_path / "log").iterdir()
+    assert file.name.startswith("events.out.tfevents") and b"normals" in file.read_bytes()
+
+
+def test_the_truth_of_a_run_is_found_where_it_is_now(ball_run):
+    run, path = open_run(ball_run), ball_run.parent / "ball.ply"
+    with pytest.raises(InputError, match="moved.ply, which is not there; name its place with --data"):
+        run.load_truth()
+    mesh = load_mesh(path)
+    for found in (run.load_truth(str(path)), run.load_mesh(str(path))):
+        assert np.array_equal(found.vertices, mesh.vertices)
+    path.rename(path.with_name("moved.ply"))
+    assert run.load_truth().sha256 == mesh.sha256
+    assert run.surface(32).is_watertight

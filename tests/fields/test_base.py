@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from dss.errors import InputError
 from dss.fields import build
 from dss.fields.base import Field
 from dss.fields.dual_shell import DualShellSettings
@@ -30,7 +31,7 @@ class Truth(Field):
 
 @pytest.mark.parametrize(("layers", "count", "kib"), [(1, 512, 109.0), (2, 512, 173.5), (4, 512, 302.5), (2, 128, 118.0), (4, 1024, 376.5)])
 def test_storage_is_that_of_the_published_code(layers, count, kib):
-    # dss.md, section 5: latents, network and 5 floats of geometry per sphere
+    # docs/method.md, section 5: latents, network and 5 floats of geometry per sphere
     field = build(DualShellSettings(layers=layers, **PAPER), random_shell(count).geometry)
     assert sum(field.storage().values()) / 1024 == pytest.approx(kib, abs=0.05)
 
@@ -40,7 +41,7 @@ def test_the_paper_s_network_is_what_its_description_says():
     field = build(DualShellSettings(layers=2, **PAPER), shell.geometry)
     points = torch.rand(50, 3) - 0.5
     owner = torch.randint(7, (50,))
-    for i in range(50):  # one point at a time, straight from section 5
+    for i in range(50):  # one point at a time, straight from docs/method.md, section 5
         v = points[i] - shell.centers[owner[i]]
         sines = [torch.sin(2**k * v[axis]) for axis in range(3) for k in range(6)]
         cosines = [torch.cos(2**k * v[axis]) for axis in range(3) for k in range(6)]
@@ -81,3 +82,12 @@ def test_sdf_is_total_and_keeps_the_sign_in_a_pocket():
 
 def test_sdf_of_no_points():
     assert build(DualShellSettings(), random_shell(3).geometry).sdf(torch.zeros(0, 3)).shape == (0,)
+
+
+def test_weights_of_other_programs_are_refused_where_there_are_none(tmp_path):
+    field = build(DualShellSettings(), random_shell(3).geometry)
+    message = "net.h5: dual_shell has no weight files of other programs"
+    with pytest.raises(InputError, match=message):
+        type(field).from_weights(tmp_path / "net.h5", field.settings, {})
+    with pytest.raises(InputError, match=message):
+        field.to_weights(tmp_path / "net.h5")

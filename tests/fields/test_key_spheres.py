@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 import torch
 
-from dss.config import Config, FitConfig, SpheresConfig
+from dss.checkpoint import save_tensors
+from dss.config import FitSettings, MeshConfig, SpheresSettings
 from dss.errors import InputError
 from dss.evaluation.geometry import inside, iou
 from dss.fields.key_spheres import KeySpheresField, KeySpheresSettings, read_spheres
@@ -15,9 +16,9 @@ from dss.fitting.fit import fit
 from dss.fitting.samples import Samples
 from dss.geometry.distance import MeshDistance
 from dss.geometry.mesh import load_mesh
-from dss.run import save_tensors
 
-SCORES = {"252119": 95.0, "64764": 98.7, "76277": 97.6, "92880": 97.4, "96481": 98.9}  # baselines.md, A.7: gIoU of 1e5 points, percent
+# IoU of 1e5 points, percent, as its authors report it (docs/method.md, section 10)
+SCORES = {"252119": 95.0, "64764": 98.7, "76277": 97.6, "92880": 97.4, "96481": 98.9}
 FEATURES = ["shared", "latent", "folded"]
 
 
@@ -66,7 +67,7 @@ def test_the_formula_point_by_point(features):
 
 
 @pytest.mark.parametrize(
-    ("features", "count", "layers", "width", "floats"),  # baselines.md, A.2 and A.7
+    ("features", "count", "layers", "width", "floats"),  # docs/method.md, section 10
     [
         ("shared", 128, 6, 32, 7026),
         ("shared", 128, 4, 16, 2018),
@@ -222,14 +223,14 @@ def test_a_ball_is_learnt(tmp_path, ball, features):
     ball.export(tmp_path / "ball.ply")
     mesh = load_mesh(tmp_path / "ball.ply", 0.6)
     distance = MeshDistance(mesh.vertices, mesh.faces)
-    options = FitConfig(epochs=9, batch=256, optimizer="adam", rate=5e-3, latent_rate=1, band=0, starts=2, start_epochs=2)
+    options = FitSettings(epochs=9, batch_size=256, optimizer="adam", lr=5e-3, latent_lr_ratio=1, band=0, starts=2, start_epochs=2)
     sdf = 0.1 * torch.randn(10_000, generator=torch.Generator().manual_seed(2))
     points = torch.nn.functional.normalize(cube(len(sdf)), dim=1) * (0.6 + sdf)[:, None]
     samples = Samples(points, torch.full((len(points),), -1), sdf)
-    for file, spheres in ((str(tmp_path / "s.txt"), SpheresConfig()), ("", SpheresConfig("farthest", 6, 64))):
+    for file, spheres in ((str(tmp_path / "s.txt"), SpheresSettings()), ("", SpheresSettings(method="farthest", count=6, resolution=64))):
         settings = KeySpheresSettings(features=features, layers=2, width=24, sphere_file=file)
-        config = Config(field=settings, fit=options, spheres=spheres)
-        geometry = KeySpheresField.geometry(mesh, distance, config)
+        config = MeshConfig(field=settings, fit=options, spheres=spheres)
+        geometry = KeySpheresField.build_geometry(mesh, distance, config)
         assert len(geometry["spheres"]) == (3 if file else 6)
         assert torch.allclose(geometry["spheres"][:, 3], geometry["spheres"][:, :3].norm(dim=1) - 0.6, atol=1e-3)
         seen = []

@@ -5,29 +5,30 @@ import pytest
 import torch
 import trimesh
 
-from dss.config import Config
+from dss.config import MeshConfig, SamplesSettings
 from dss.errors import InputError
 from dss.fields import build
 from dss.fields.nglod import NglodField, NglodSettings
-from dss.fitting.samples import Samples, SamplesConfig, draw_samples
+from dss.fitting.samples import Samples, draw_samples
 from dss.geometry import octree
 from dss.geometry.distance import MeshDistance
 from dss.geometry.mesh import load_mesh, surface_samples
 from dss.rendering.isosurface import extract
-from dss.run import Source, load_run, save_field
+from dss.geometry.similarity import Similarity
+from dss.run import Source, open_run, save_field
 
 THINGI32 = (53159, 252119, 64764, 75656, 76277, 78671, 92880, 96481)
 
 
 def field_of(mesh: trimesh.Trimesh, **settings) -> NglodField:
-    config = Config(field=NglodSettings(**settings))
+    config = MeshConfig(field=NglodSettings(**settings))
     torch.manual_seed(0)
-    return build(config.field, NglodField.geometry(mesh, MeshDistance(mesh.vertices, mesh.faces), config))
+    return build(config.field, NglodField.build_geometry(mesh, MeshDistance(mesh.vertices, mesh.faces), config))
 
 
 def fitted(mesh: trimesh.Trimesh, steps: int = 500, **settings) -> NglodField:
     field, distance = field_of(mesh, **settings), MeshDistance(mesh.vertices, mesh.faces)
-    samples = draw_samples(mesh, distance, None, SamplesConfig("near", 60_000, 0.05), "", 0)
+    samples = draw_samples(mesh, distance, None, SamplesSettings(method="near", count=60_000, spread=0.05), "", 0)
     optimizer = torch.optim.Adam(field.parameters(), 5e-3)
     for step in range(steps):
         batch = torch.randint(len(samples), (2_000,), generator=torch.Generator().manual_seed(step))
@@ -118,7 +119,7 @@ def test_a_cavity_is_outside_and_not_part_of_the_exterior(ball):
 
 
 def test_levels_join_one_by_one(box):
-    field = field_of(box, lods=3, width=8, features=2, grow=2)
+    field = field_of(box, lods=3, width=8, features=2, grow_every=2)
     points = torch.from_numpy(surface_samples(box.vertices, box.faces, 100)[0]).float()
     samples = Samples(points, torch.full((100,), -1), torch.zeros(100))
     taught = []
@@ -131,7 +132,7 @@ def test_levels_join_one_by_one(box):
 
 def test_near_samples(box):
     distance = MeshDistance(box.vertices, box.faces)
-    samples = draw_samples(box, distance, None, SamplesConfig("near", 10_001, 0.01), "", 3)
+    samples = draw_samples(box, distance, None, SamplesSettings(method="near", count=10_001, spread=0.01), "", 3)
     assert len(samples) == 10_001 and (samples.owner == -1).all()
     assert (samples.sdf[:4_000] == 0).all() and samples.sdf[4_000:8_000].std() == pytest.approx(0.01, rel=0.05)
     assert distance.exact(samples.points[:4_000].numpy()).max() < 1e-6
@@ -140,15 +141,16 @@ def test_near_samples(box):
 
 
 def test_a_run_is_loaded_as_it_was_saved(tmp_path, box_field):
-    config = Config(field=box_field.settings)
-    save_field(tmp_path, box_field, config, Source("box.ply", "", (0.0, 0.0, 0.0), 1.0))
-    loaded = load_run(tmp_path).field
+    config = MeshConfig(field=box_field.settings)
+    source = Source("box.ply", "", Similarity((0.0, 0.0, 0.0), 1.0))
+    save_field(tmp_path, box_field, config, source)
+    loaded = open_run(tmp_path).field
     points = torch.rand(1_000, 3) * 2 - 1
     assert torch.equal(loaded.sdf(points), box_field.sdf(points)) and loaded.storage() == box_field.storage()
     box_field.octree[0] = 0  # a damaged octree
-    save_field(tmp_path, box_field, config, Source("box.ply", "", (0.0, 0.0, 0.0), 1.0))
+    save_field(tmp_path, box_field, config, source)
     with pytest.raises(InputError, match="field.safetensors"):
-        load_run(tmp_path)
+        open_run(tmp_path)
 
 
 def test_too_many_levels_are_refused(box):
@@ -157,7 +159,7 @@ def test_too_many_levels_are_refused(box):
 
 
 def test_storage_is_what_two_papers_count(data):
-    """baselines.md, D.2: 96, 108 and 158 KiB for the first three levels, by voxels, over Thingi32; the mean of our eight
+    """Published (docs/results.md): 96, 108 and 158 KiB for the first three levels, by voxels, over Thingi32; the mean of our eight
     is 95.6, 107.8 and 158.7. The features of one more paper's accounting are those of corners."""
     voxels, exact = [], []
     for name in THINGI32:
@@ -177,4 +179,4 @@ def test_storage_is_what_two_papers_count(data):
         exact.append(sum(parts.values()))
     assert np.mean(voxels, 0) == pytest.approx([96, 108, 158], rel=0.05)
     assert np.mean(voxels, 0) == pytest.approx([95.6, 107.8, 158.7], abs=0.1)
-    assert np.mean(exact) / 1000 == pytest.approx(191, rel=0.06)  # Dual-Spherical-Shell's 202 KB for the third level, D.2
+    assert np.mean(exact) / 1000 == pytest.approx(191, rel=0.06)  # the DSS paper's 202 KB for the third level

@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from dss.config import Config, FitConfig
+from dss.config import FitSettings, MeshConfig
 from dss.errors import InputError
 from dss.fields.dual_shell import DualShellSettings
-from dss.fitting.fit import Training, cosine, fit, split
+from dss.fitting.fit import Rounds, Training, cosine, fit, split, steps
 from dss.fitting.samples import Samples
 from dss.shell.dual_shell import DualShell
 
@@ -24,12 +24,12 @@ def ball_samples(seed: int, count: int = 6_000) -> Samples:
     return Samples(points, SHELL.owner(points, "relative"), radius - 0.6)
 
 
-def configuration(**changes) -> Config:
-    values = {"epochs": 12, "resample": 6, "batch": 256, "checkpoint": 3, "band": 0.1} | changes
-    return Config(field=DualShellSettings(width=32, latent=4), fit=FitConfig(**values))
+def configuration(**changes) -> MeshConfig:
+    values = {"epochs": 12, "resample": 6, "batch_size": 256, "checkpoint": 3, "band": 0.1} | changes
+    return MeshConfig(field=DualShellSettings(width=32, latent=4), fit=FitSettings(**values))
 
 
-def run(config: Config, path: Path, rounds: list[Samples] | None = None, stop_at: int = 0):
+def run(config: MeshConfig, path: Path, rounds: list[Samples] | None = None, stop_at: int = 0):
     seen = []
 
     def report(epoch, _field, scalars):
@@ -41,7 +41,7 @@ def run(config: Config, path: Path, rounds: list[Samples] | None = None, stop_at
     return field, seen
 
 
-PAPER = {"schedule": "plateau", "optimizer": "adam", "rate": 3e-3, "band": 0.0, "batch": 128}
+PAPER = {"schedule": "plateau", "optimizer": "adam", "lr": 3e-3, "band": 0.0, "batch_size": 128}
 
 
 @pytest.mark.parametrize("changes", [{}, {"loss": "l2"}, PAPER])
@@ -52,21 +52,26 @@ def test_a_ball_is_learnt(tmp_path, changes):
     assert (field(fresh.points, fresh.owner) - fresh.sdf).abs().mean() < 0.01
 
 
-@pytest.mark.parametrize("schedule", ["cosine", "plateau"])
+@pytest.fixture(scope="module", params=["cosine", "plateau", "steps"])
+def whole(request, tmp_path_factory):
+    """A configuration with this schedule, and the field of a fit that nothing interrupted."""
+    config = configuration(schedule=request.param)
+    return config, run(config, tmp_path_factory.mktemp("whole") / "state")[0]
+
+
 @pytest.mark.parametrize("stop_at", [3, 5, 10])
-def test_a_resumed_fit_ends_the_same(tmp_path, schedule, stop_at):
-    config = configuration(schedule=schedule)
-    whole, _ = run(config, tmp_path / "whole")
+def test_a_resumed_fit_ends_the_same(tmp_path, whole, stop_at):
+    config, field = whole
     with pytest.raises(KeyboardInterrupt):
         run(config, tmp_path / "cut", stop_at=stop_at)
     resumed, seen = run(config, tmp_path / "cut")
     assert seen[0][0] == stop_at // 3 * 3 + 1
-    for one, other in zip(whole.parameters(), resumed.parameters(), strict=True):
+    for one, other in zip(field.parameters(), resumed.parameters(), strict=True):
         assert torch.equal(one, other)
 
 
 def test_seeds_decide(tmp_path):
-    first, second = (run(dataclasses.replace(configuration(epochs=1), seed=seed), tmp_path / str(seed))[0] for seed in (1, 2))
+    first, second = (run(configuration(epochs=1).model_copy(update={"seed": seed}), tmp_path / str(seed))[0] for seed in (1, 2))
     assert not torch.equal(first.latents, second.latents)
 
 
@@ -103,10 +108,50 @@ def test_cosine_rises_then_falls_to_zero():
 def test_the_optimiser_s_state_survives(tmp_path):
     config = configuration()
     training = Training(config, SHELL.geometry, CPU)
-    training.run_epoch(*split(ball_samples(0), 0.1, 0), torch.Generator().manual_seed(0))
+    training.run_epoch(Rounds(config, [ball_samples(0)], CPU))
     training.save(tmp_path / "state")
     loaded = Training.load(tmp_path / "state", config, SHELL.geometry, CPU)
     assert loaded.epoch == 1
     for one, other in zip(training.optimizers, loaded.optimizers, strict=True):
         for before, after in zip(one.state.values(), other.state.values(), strict=True):
             assert all(torch.equal(before[name], after[name]) for name in before)
+
+
+def test_steps_fall_twice():
+    values = [steps(progress) for progress in (0, 0.39, 0.4, 0.49, 0.5, 1)]
+    assert values == pytest.approx([1, 1, 0.1, 0.1, 0.01, 0.01])
+
+
+def test_rounds_follow_the_epochs():
+    """Each round has its own split, but the same points of a cloud are held out of all of them."""
+    rounds = [ball_samples(seed, 1000) for seed in (0, 2)]
+    parts = Rounds(configuration(), rounds, CPU)
+    for epoch, number in ((0, 0), (5, 0), (6, 1), (11, 1), (40, 1)):
+        learnt, held_out = parts.at(epoch)
+        points = torch.cat([learnt.points, held_out.points])
+        assert torch.equal(points.sort(0)[0], rounds[number].points.sort(0)[0])
+        assert len(held_out) == 50
+    config = configuration()
+    oriented = config.samples.model_copy(update={"method": "oriented"})
+    config = config.model_copy(update={"samples": oriented})
+    owners = [dataclasses.replace(item, owner=torch.arange(1000) // 10) for item in rounds]
+    clouds = Rounds(config, owners, CPU)
+    kept = [set(clouds.at(epoch)[0].owner.tolist()) for epoch in (0, 6)]
+    out = [set(clouds.at(epoch)[1].owner.tolist()) for epoch in (0, 6)]
+    assert kept[0] == kept[1] and out[0] == out[1] and not kept[0] & out[0] and len(out[0]) == 5
+
+
+def test_the_best_of_several_starts_goes_on(tmp_path, monkeypatch):
+    """Here the second one of three, as the others are spoilt."""
+    from dss.fitting import fit as module
+
+    class Spoilt(Training):
+        def run_epoch(self, rounds):
+            scalars = super().run_epoch(rounds)
+            return scalars if self.attempt == 1 else scalars | {"error": 1.0}
+
+    monkeypatch.setattr(module, "Training", Spoilt)
+    config = configuration(epochs=3, starts=3, start_epochs=2)
+    rounds = Rounds(config, [ball_samples(0)], CPU)
+    best = module._best_start(config, SHELL.geometry, rounds, CPU)
+    assert (best.attempt, best.epoch) == (1, 2)

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from dss.config import SamplesConfig
-from dss.fitting.samples import ON_SPHERE, PROBE, TOP_UP, draw_samples
+from dss.config import SamplesSettings
+from dss.fitting.samples import ON_SPHERE, PROBE, MIN_SAMPLES, draw_samples
 from dss.geometry.distance import MeshDistance
 from dss.geometry.mesh import load_mesh
 from dss.shell.dual_shell import DualShell
@@ -24,7 +24,7 @@ def setting(tmp_path_factory, ball):
 
 @pytest.mark.parametrize("method", ["pairs", "partition"])
 def test_distances_are_exact_and_draws_repeat(setting, method):
-    config = SamplesConfig(method=method, count=4000)
+    config = SamplesSettings(method=method, count=4000)
     samples = draw_samples(*setting, config, "relative", seed=3)
     assert torch.allclose(samples.sdf, samples.points.norm(dim=1) - 0.9, atol=4e-4)  # the mesh lies up to 2e-4 inside
     again = draw_samples(*setting, config, "relative", seed=3)
@@ -36,7 +36,7 @@ def test_distances_are_exact_and_draws_repeat(setting, method):
 @pytest.mark.parametrize("focus", [20.0, 60.0])
 def test_importance_weighs_uniform_points_by_their_distance(setting, focus):
     mesh, distance, _ = setting
-    config = SamplesConfig(method="importance", count=20_000, focus=focus, uniform=0.25)
+    config = SamplesSettings(method="importance", count=20_000, focus=focus, uniform_share=0.25)
     samples = draw_samples(mesh, distance, None, config, "relative", seed=5)
     assert len(samples) == 20_000 and (samples.owner == -1).all() and samples.points.abs().max() <= 1
     assert torch.allclose(samples.sdf, samples.points.norm(dim=1) - 0.9, atol=4e-4)
@@ -51,10 +51,10 @@ def test_importance_weighs_uniform_points_by_their_distance(setting, focus):
 
 def test_pairs_give_every_containing_sphere_each_point(setting):
     mesh, distance, shell = setting
-    samples = draw_samples(mesh, distance, shell, SamplesConfig(method="pairs", count=4000), "smallest", seed=0)
+    samples = draw_samples(mesh, distance, shell, SamplesSettings(method="pairs", count=4000), "smallest", seed=0)
     reach = shell.outer_radii.numpy() + PROBE
     assert (np.linalg.norm(samples.points - shell.centers[samples.owner], axis=1) < reach[samples.owner] + 1e-6).all()
-    assert (torch.bincount(samples.owner, minlength=7) >= TOP_UP + ON_SPHERE).all()
+    assert (torch.bincount(samples.owner, minlength=7) >= MIN_SAMPLES + ON_SPHERE).all()
     on_surface = samples.points[samples.sdf == 0].numpy()  # the points of the technique `trace`, each drawn once
     points, counts = np.unique(on_surface, axis=0, return_counts=True)
     containing = (np.linalg.norm(points[:, None] - shell.centers.numpy(), axis=2) < reach).sum(1)
@@ -63,7 +63,7 @@ def test_pairs_give_every_containing_sphere_each_point(setting):
 
 def test_partition_gives_each_point_to_its_owner_and_stays_in_the_interlayer(setting):
     mesh, distance, shell = setting
-    samples = draw_samples(mesh, distance, shell, SamplesConfig(count=20_000, spread=0.2), "relative", seed=0)
+    samples = draw_samples(mesh, distance, shell, SamplesSettings(count=20_000, spread=0.2), "relative", seed=0)
     assert len(samples) == 20_000
     assert torch.equal(samples.owner, shell.owner(samples.points, "relative"))
     assert (shell.inner_gap(samples.points) > 0).all() and (samples.owner >= 0).all()

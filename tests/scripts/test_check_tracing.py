@@ -1,17 +1,15 @@
 """Certified shells hide nothing of a real mesh; and the script would notice if they did."""
 
-import sys
-
 import pytest
 
 from dss.geometry.distance import MeshDistance
 from dss.geometry.mesh import load_mesh
 from dss.rendering.cameras import fibonacci
-from dss.run import Run
+from dss.run import MeshRun
 from dss.shell.certify import build_shell
 from dss.shell.dual_shell import DualShell
 from dss.shell.farthest import farthest
-from scripts.check_tracing import compare, main
+from scripts.check_tracing import compare
 
 
 @pytest.fixture(scope="module", params=["53159", "96481"])
@@ -33,8 +31,9 @@ def test_a_shell_with_holes_is_found_out(certified):
     assert compare(distance, leaky, fibonacci(1, 32))["wrong"] > 10
 
 
-def test_command_line(ball_run, monkeypatch, capsys):
-    monkeypatch.setattr(Run, "load_mesh", lambda run: load_mesh(ball_run.parent / "ball.ply"))  # it has moved
-    monkeypatch.setattr(sys, "argv", ["check_tracing.py", str(ball_run), "--views", "1", "--size", "8"])
-    main()
-    assert capsys.readouterr().out.splitlines()[-1] == "no pinholes"
+def test_command_line(ball_run, monkeypatch, script):
+    mesh = load_mesh(ball_run.parent / "ball.ply")
+    monkeypatch.setattr(MeshRun, "load_mesh", lambda run: mesh)  # the mesh has moved
+    code, out, error = script("scripts.check_tracing", ball_run, "--views", "1", "--size", "8")
+    assert code == 0, error
+    assert out.splitlines()[-1] == "no pinholes"

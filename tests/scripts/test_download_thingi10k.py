@@ -9,28 +9,27 @@ import numpy as np
 import pytest
 import trimesh
 
-from dss import cli
 from dss.errors import InputError
-from scripts import download_thingi10k as script
+from scripts import download_thingi10k as module
 
 NAMES = ("file_id", "license", "solid", "num_facets")
 
 
 def test_words_become_ids_and_filters():
-    assert script.parse([], NAMES) == (list(script.THINGI32), {})
-    assert len(set(script.THINGI32)) == 32
-    assert script.parse(["53159", "solid=true", "num_facets=:5000"], NAMES) == ([53159], {"solid": True, "num_facets": (None, 5000)})
-    assert script.parse(["num_facets=10:20", "license=public domain"], NAMES) == (
+    assert module.parse([], NAMES) == (list(module.THINGI32), {})
+    assert len(set(module.THINGI32)) == 32
+    assert module.parse(["53159", "solid=true", "num_facets=:5000"], NAMES) == ([53159], {"solid": True, "num_facets": (None, 5000)})
+    assert module.parse(["num_facets=10:20", "license=public domain"], NAMES) == (
         [],
         {"num_facets": (10, 20), "license": "public domain"},
     )
-    assert script.parse(["num_facets=-3"], NAMES)[1] == {"num_facets": -3}
+    assert module.parse(["num_facets=-3"], NAMES)[1] == {"num_facets": -3}
 
 
 @pytest.mark.parametrize("word", ["53159x", "facets=3", "", "=1"])
 def test_other_words_are_refused(word):
     with pytest.raises(InputError, match="did you mean"):
-        script.parse([word], NAMES)
+        module.parse([word], NAMES)
 
 
 @pytest.fixture
@@ -53,7 +52,7 @@ def load(path: str) -> tuple[np.ndarray, np.ndarray]:
 
 
 def test_export_writes_models_and_facts(collection, tmp_path):
-    script.export(collection, load, tmp_path / "out", [11, 12])
+    module.export(collection, load, tmp_path / "out", [11, 12])
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["11.json", "11.ply", "12.json", "12.ply"]
     mesh = trimesh.load(tmp_path / "out/12.ply")
     assert len(mesh.faces) == 320 and np.allclose(np.linalg.norm(mesh.vertices, axis=1), 1e3)
@@ -61,18 +60,18 @@ def test_export_writes_models_and_facts(collection, tmp_path):
 
 
 def test_export_resumes(collection, tmp_path):
-    script.export(collection[:1], load, tmp_path / "out")
+    module.export(collection[:1], load, tmp_path / "out")
     loaded = []
-    script.export(collection, lambda path: (loaded.append(Path(path).stem), load(path))[1], tmp_path / "out")
+    module.export(collection, lambda path: (loaded.append(Path(path).stem), load(path))[1], tmp_path / "out")
     assert loaded == ["12"]
 
 
 def test_export_names_what_is_missing(collection, tmp_path):
     with pytest.raises(InputError, match="no usable model 99"):
-        script.export(collection, load, tmp_path / "out", [11, 99])
+        module.export(collection, load, tmp_path / "out", [11, 99])
     assert (tmp_path / "out/11.ply").exists()
     with pytest.raises(InputError, match="relax the filters"):
-        script.export([], load, tmp_path / "out")
+        module.export([], load, tmp_path / "out")
 
 
 def unreachable() -> None:
@@ -84,17 +83,14 @@ def unreachable() -> None:
     [(None, "pip install"), (SimpleNamespace(dataset=lambda solid=None: [], init=unreachable), "check the network")],
     ids=["no package", "no network"],
 )
-def test_says_what_is_lacking(monkeypatch, capsys, package, message):
-    monkeypatch.setattr(sys, "argv", ["download_thingi10k.py"])
+def test_says_what_is_lacking(monkeypatch, script, package, message):
     monkeypatch.setitem(sys.modules, "thingi10k", package)
-    with pytest.raises(SystemExit) as caught:
-        cli.run(script.main)
-    error = capsys.readouterr().err
-    assert caught.value.code == 2 and error.count("\n") == 1 and message in error
+    code, _, error = script("scripts.download_thingi10k")
+    assert code == 2 and error.count("\n") == 1 and message in error
 
 
 @pytest.mark.skipif(importlib.util.find_spec("thingi10k") is None, reason="the extra `thingi10k` is not installed")
-def test_with_the_package_itself(collection, tmp_path, monkeypatch):
+def test_with_the_package_itself(collection, tmp_path, monkeypatch, script):
     """The package reads a collection in the published layout from a local folder instead of the network."""
     monkeypatch.setenv("HF_HOME", str(tmp_path / "cache"))
     import datasets
@@ -121,7 +117,8 @@ def test_with_the_package_itself(collection, tmp_path, monkeypatch):
     for name, rows in tables.items():
         (tmp_path / f"metadata/{name}.csv").write_text("\n".join(",".join(map(str, row)) for row in rows) + "\n")
 
-    monkeypatch.setattr(sys, "argv", ["download_thingi10k.py", "12", "solid=true", "num_facets=100:", "--out", str(tmp_path / "out")])
-    script.main()
+    words = ["12", "solid=true", "num_facets=100:", "--out", tmp_path / "out"]
+    code, _, error = script("scripts.download_thingi10k", *words)
+    assert code == 0, error
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["12.json", "12.ply"]
     assert json.loads((tmp_path / "out/12.json").read_text())["author"] == "someone"

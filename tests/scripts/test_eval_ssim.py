@@ -1,35 +1,18 @@
+"""eval_ssim.py as a user calls it: meshes against meshes, and images against a scene."""
+
 import json
-import sys
 
 import numpy as np
 import pytest
 from PIL import Image, ImageFilter
 from skimage import metrics
 
-import eval_ssim
-from dss import cli
-from dss.reconstruction.nerf_synthetic import read_image
+from dss.rendering.images import read_image
 
 
 @pytest.fixture(autouse=True)
-def cache(monkeypatch, tmp_path):
-    monkeypatch.setenv("DSS_CACHE", str(tmp_path / "cache"))
-
-
-@pytest.fixture
-def script(monkeypatch, capsys):
-    """Run eval_ssim.py with these arguments; returns exit code, output, standard error."""
-
-    def call(*arguments):
-        monkeypatch.setattr(sys, "argv", ["eval_ssim.py", *map(str, arguments)])
-        code = 0
-        try:
-            cli.run(eval_ssim.main)
-        except SystemExit as end:
-            code = end.code
-        return code, *capsys.readouterr()
-
-    return call
+def _own_cache(cache):
+    pass
 
 
 @pytest.fixture
@@ -44,31 +27,66 @@ def meshes(tmp_path, ball):
 
 
 def test_a_mesh_against_itself(script, meshes, tmp_path):
-    code, output, _ = script("--mesh", meshes[0], "--truth-mesh", meshes[0], "--views", 2, "--size", 40, "--out", tmp_path / "out")
-    assert code == 0 and output.strip().split("\n")[-1] == f"next: look at {tmp_path / 'out/ssim'}, and {tmp_path / 'out/ssim.json'}"
-    result = json.loads((tmp_path / "out/ssim.json").read_text())
+    out, around = tmp_path / "out", ["--views", 2, "--size", 40]
+    pair = ["--mesh", meshes[0], "--truth-mesh", meshes[0]]
+    code, output, error = script("eval_ssim", *pair, *around, "--out", out)
+    assert code == 0, error
+    assert output.splitlines()[-1] == f"next: look at {out / 'ssim.json'}"
+    result = json.loads((out / "ssim.json").read_text())
+    keys = ("ssim_white", "ssim_black", "mask_iou", "normal_error_deg", "depth_error")
     for protocol in ("paper", "surface"):
         mean = result[protocol]["mean"]
-        assert [mean[key] for key in ("ssim_white", "ssim_black", "mask_iou", "normal_error_deg", "depth_error")] == [1, 1, 1, 0, 0]
+        assert [mean[key] for key in keys] == [1, 1, 1, 0, 0]
         assert mean["psnr_white"] is None and len(result[protocol]["views"]) == 2
 
 
 def test_a_decoded_mesh(script, meshes, tmp_path):
-    code, output, _ = script("--mesh", meshes[1], "--truth-mesh", meshes[0], "--views", 2, "--size", 64, "--out", tmp_path / "out")
-    assert code == 0 and "| decoded.ply | surface" in " ".join(output.split())
+    pair = ["--mesh", meshes[1], "--truth-mesh", meshes[0]]
+    around = ["--views", 2, "--size", 64]
+    code, output, _ = script("eval_ssim", *pair, *around, "--out", tmp_path / "out")
+    assert code == 0 and f"| {meshes[1]}, surface |" in " ".join(output.split())
     result = json.loads((tmp_path / "out/ssim.json").read_text())
     for protocol in ("paper", "surface"):
         mean = result[protocol]["mean"]
-        assert 0.9 < mean["ssim_white"] < 1 and 0.96 < mean["mask_iou"] < 0.999  # 1 % larger: 2 % more area
+        assert 0.9 < mean["ssim_white"] < 1
+        assert 0.96 < mean["mask_iou"] < 0.999  # 1 % larger: 2 % more area
         assert 0.009 < mean["depth_error"] < 0.02
         for background in ("white", "black"):  # the files give the same numbers
             for index, row in enumerate(result[protocol]["views"]):
                 folder = tmp_path / "out/ssim" / f"{protocol}_{background}"
-                images = [Image.open(folder / f"{index:03d}{suffix}.png") for suffix in ("", "_truth")]
+                names = [f"{index:03d}{suffix}.png" for suffix in ("", "_truth")]
+                images = [Image.open(folder / name) for name in names]
                 gray = [np.asarray(image.convert("L")) for image in images]
-                assert row[f"ssim_{background}"] == pytest.approx(metrics.structural_similarity(*gray), abs=1e-6)
+                expected = metrics.structural_similarity(*gray)
+                assert row[f"ssim_{background}"] == pytest.approx(expected, abs=1e-6)
                 expected = metrics.peak_signal_noise_ratio(*map(np.asarray, images))
                 assert row[f"psnr_{background}"] == pytest.approx(expected, abs=1e-6)
+
+
+def test_a_run_against_its_mesh(script, ball_run):
+    mesh = ball_run.parent / "ball.ply"
+    around = ["--views", 2, "--size", 48]
+    code, output, error = script("eval_ssim", ball_run, "--mesh", mesh, *around)
+    assert code == 0, error
+    result = json.loads((ball_run / "ssim.json").read_text())
+    assert result["surface"]["mean"]["ssim_white"] > 0.95
+    assert result["surface"]["mean"]["mask_iou"] > 0.95
+    assert (ball_run / "ssim" / "paper_white" / "001_truth.png").is_file()
+    assert output.splitlines()[-1] == f"next: look at {ball_run / 'ssim.json'}"
+
+
+def test_means_of_several_runs(script, ball_run):
+    runs, mesh = [ball_run, ball_run], ball_run.parent / "ball.ply"
+    code, _, error = script("eval_ssim", *runs, "--out", ball_run.parent)
+    assert code == 2 and "--out: does not apply to 2 runs at once" in error
+    other = ball_run.rename(ball_run.with_name("other"))
+    ball_run.symlink_to(other)
+    around = ["--views", 1, "--size", 32]
+    code, output, error = script("eval_ssim", ball_run, other, "--mesh", mesh, *around)
+    assert code == 0, error
+    names = [line.split("|")[1].strip() for line in output.splitlines() if line.startswith("| ")]
+    expected = [f"{run}, {kind}" for run in (ball_run, other) for kind in ("paper", "surface")]
+    assert names[-6:] == [*expected, "mean, paper", "mean, surface"]
 
 
 def degraded(image, kind):
@@ -91,7 +109,7 @@ def test_degraded_renders_are_ordered(script, scene, tmp_path):
         for index in range(3):
             image = Image.fromarray(read_image(scene / f"test/r_{index}.png"))
             degraded(image, kind).save(folder / f"r_{index}.png")
-        code, _, error = script("--renders", folder, "--truth", scene)
+        code, _, error = script("eval_ssim", "--renders", folder, "--truth", scene)
         assert code == 0, error
         scores[kind] = json.loads((folder / "ssim.json").read_text())
     ssim = {kind: score["mean"]["ssim"] for kind, score in scores.items()}
@@ -110,20 +128,20 @@ def test_renders_that_do_not_match(script, scene, tmp_path):
     folder.mkdir()
     for name in ("r_0", "r_1", "r_9"):
         Image.new("RGB", (24, 16)).save(folder / f"{name}.png")
-    code, _, error = script("--renders", folder, "--truth", scene)
+    code, _, error = script("eval_ssim", "--renders", folder, "--truth", scene)
     assert code == 2 and "missing r_2; not in the scene r_9" in error
     (folder / "r_9.png").rename(folder / "r_2.png")
     Image.new("RGB", (8, 8)).save(folder / "r_1.png")
-    code, _, error = script("--renders", folder, "--truth", scene)
+    code, _, error = script("eval_ssim", "--renders", folder, "--truth", scene)
     assert code == 2 and "the scene is 24x16, but r_1 (8x8) differ" in error and not (folder / "ssim.json").exists()
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ([], "name one thing to compare"),
+        ([], "name one thing"),
         (["--mesh", "a.ply"], "name one thing"),
-        (["--renders", "a"], "name one thing"),
+        (["--renders", "a"], "name the scene to compare with by --truth"),
         (["runs/a", "--renders", "a", "--truth", "b"], "name one thing"),
         (["nowhere"], "not a run folder"),
         (["--mesh", "nowhere.ply", "--truth-mesh", "nowhere.ply"], "no such file"),
@@ -131,9 +149,23 @@ def test_renders_that_do_not_match(script, scene, tmp_path):
         (["nowhere", "--views", "0"], "--views 0"),
         (["nowhere", "--size", "0"], "--size 0"),
         (["nowhere", "--size", "9999999"], "GiB of memory"),
-        (["nowhere", "--size", "5"], "windows of 11 pixels"),
+        (["--mesh", "MESH", "--truth-mesh", "MESH", "--size", "5"], "windows of 11 pixels"),
+        (["--truth-mesh", "MESH"], "name the mesh to compare with it by --mesh"),
+        (["--renders", "a", "--truth", "b", "--views", "3"], "--views: does not apply to images"),
+        (["--renders", "a", "--truth", "b", "--every", "3"], "--every: does not apply to images"),
+        (["--mesh", "MESH", "--truth-mesh", "MESH", "--split", "val"], "--split: does not apply"),
     ],
 )
-def test_bad_input(script, arguments, message):
-    code, _, error = script(*arguments)
+def test_bad_input(script, meshes, arguments, message):
+    arguments = [meshes[0] if argument == "MESH" else argument for argument in arguments]
+    code, _, error = script("eval_ssim", *arguments)
     assert code == 2 and message in error and len(error.strip().split("\n")) == 1
+
+
+def test_options_of_photos_do_not_apply_to_runs_of_meshes(script, ball_run):
+    for option, value in (("--split", "val"), ("--every", 2), ("--truth", "scene")):
+        code, _, error = script("eval_ssim", ball_run, option, value)
+        assert (
+            code == 2
+            and error == f"error: {option}: does not apply to runs of meshes; leave it out\n"
+        )

@@ -1,0 +1,66 @@
+"""What ships to be compared is there, and the paper's numbers stand beside ours."""
+
+import pytest
+
+from dss.config import MeshConfig, PhotoConfig
+from dss.experiments import presets
+from dss.experiments.compare import Result
+from dss.experiments.mesh_methods import Fitted, Truth, configured
+from dss.experiments.photo_methods import Trained
+from dss.experiments.presets import PRESETS, PUBLISHED, configured_models
+from dss.run import CONFIGS, load_config
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_presets_name_what_is_there(name):
+    preset = PRESETS[name]
+    for entry in preset.entries:
+        if isinstance(entry, Fitted):
+            config = load_config(entry.config or entry.name, list(entry.overrides))
+            assert isinstance(config, MeshConfig)
+        if isinstance(entry, Trained):
+            assert isinstance(load_config(entry.name), PhotoConfig)
+    names = [entry.name for entry in (*preset.always, *preset.entries)]
+    assert len(set(names)) == len(names)
+
+
+def test_quick_fits_see_as_many_samples():
+    """Four million, but of `pairs` and `oriented`, whose counts are before expansion."""
+    for entry in presets.QUICK.entries:
+        if isinstance(entry, Fitted) and entry.name not in ("dss_2x128", "deepsdf_points"):
+            config = load_config(entry.config or entry.name, list(entry.overrides))
+            assert config.fit.epochs * config.samples.count == 4_000_000
+            assert config.fit.resample == config.fit.epochs
+
+
+def test_the_paper_s_numbers():
+    assert PUBLISHED["dss_2x128"].row() == {
+        "bytes": 189 * 1024,
+        "chamfer": 2.53e-5,
+        "ssim_paper": 0.978,
+        "thickness_mean": 0.0344,
+    }
+    expected = {"bytes": 2446 * 1024, "chamfer": 2.71e-5, "ssim_paper": 0.988}
+    assert PUBLISHED["nglod_5"].row() == expected
+    assert len(PUBLISHED) == 10
+
+
+def test_the_paper_s_tables_are_beside_ours():
+    names = {name for part in presets.PAPER_TABLES.values() for name in part}
+    assert PUBLISHED.keys() <= names == {entry.name for entry in presets.PAPER.entries}
+    measured = [Result(name, "53159", {"bytes": 1024}) for name in (Truth().name, *sorted(names))]
+    tables = presets.paper_tables(measured)
+    assert list(tables) == list(presets.PAPER_TABLES)
+    first, second = tables.values()
+    assert {"ground truth", "dss_2x128", "DSS 2x128, published", "fast"} <= first.keys()
+    assert {"ground truth", "DSS 4x128, 1024 spheres, published"} <= second.keys()
+    assert "nglod_3" not in second
+
+
+def test_every_configuration_is_a_method():
+    fields, models = configured(), configured_models()
+    assert not fields.keys() & models.keys()
+    assert fields.keys() | models.keys() >= {path.stem for path in CONFIGS.glob("*.yaml")} - {
+        "quickstart"
+    }
+    assert {"fast", "nglod_5"} <= fields.keys() and {"neus", "neus_shell_tiny"} <= models.keys()
