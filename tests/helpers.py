@@ -6,11 +6,11 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from dss.reconstruction.config import ModelConfig
 from PIL import Image
 from torch import Tensor, nn
 
 from dss.geometry.similarity import Similarity
-from dss.reconstruction.config import ModelConfig
 from dss.reconstruction.models.neus import NeuS
 from dss.rendering.cameras import Camera, look_at
 

@@ -55,32 +55,6 @@ class Intervals(NamedTuple):
     @property
     def ray(self) -> Tensor:
         """The ray (m,) int64 of each interval."""
-        rays = torch.arange(len(self.offsets) - 1, device=self.offsets.device)
-        return rays.repeat_interleave(self.offsets.diff())
-
-    def merged(self) -> "Intervals":
-        """Disjoint intervals that cover the same: those of a ray that overlap or touch are joined.
-
-        The sphere of a joined interval is that of its first part.
-        """
-        if not len(self.start):
-            return self
-        ray = self.ray
-        # Shift later rays beyond the earlier ones, so that one running maximum serves them all.
-        shift = ray.double() * (2 * self.end.max().double() + 1)
-        reach = (self.end.double() + shift).cummax(0).values
-        first = torch.ones_like(ray, dtype=torch.bool)
-        beyond = self.start[1:].double() + shift[1:] > reach[:-1]
-        first[1:] = beyond | (ray[1:] != ray[:-1])
-        last = torch.cat([first[1:], first.new_ones(1)])
-        counts = torch.bincount(ray[first], minlength=len(self.offsets) - 1)
-        offsets = torch.cat([counts.new_zeros(1), counts.cumsum(0)])
-        end = (reach - shift)[last].to(self.end)
-        return Intervals(offsets, self.start[first], end, self.sphere[first], self.stop)
-
-    @property
-    def ray(self) -> Tensor:
-        """The ray (m,) int64 of each interval."""
         index = torch.arange(len(self.offsets) - 1, device=self.offsets.device)
         return index.repeat_interleave(self.offsets.diff())
 

@@ -5,12 +5,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from dss.reconstruction.config import RenderConfig, SamplerConfig
+from dss.reconstruction.config import SceneConfig as Config
 from PIL import Image
 
 from dss.errors import InputError
 from dss.geometry.similarity import Similarity
-from dss.reconstruction.config import RenderConfig, SamplerConfig
-from dss.reconstruction.config import SceneConfig as Config
 from dss.reconstruction.samplers.base import Uniform
 from dss.reconstruction.scene import load_scene
 from dss.reconstruction.visual_hull import focus
