@@ -19,7 +19,10 @@ from tests.helpers import CENTER, RADIUS, ball_model, ball_pixels, cameras, pinh
 
 @pytest.fixture
 def dtu(tmp_path: Path) -> Path:
-    """A scene in the layout of NeuS: six photos of a ball, with masks; OpenCV's pixel centres are whole numbers."""
+    """A scene in the layout of NeuS: six photos of a ball, with masks.
+
+    OpenCV's pixel centres are whole numbers.
+    """
     arrays = {}
     for name in ("image", "mask"):
         (tmp_path / name).mkdir()
@@ -172,12 +175,19 @@ def spoil(folder: Path, what: str) -> None:
 @pytest.mark.parametrize(
     ("what", "message"),
     {
-        "singular": "world_mat_2 is singular", "lost matrix": "not the cameras of 6 pictures", "nan": "world_mat_1 is not a finite",
-        "scale": "scale_mat_0 is not a finite", "image size": "not of the size of 000000.png: 000003.png",
-        "mask size": "003.png: not of the size", "lost mask": "6 pictures, but 5 masks", "empty masks": "masks of all pictures are empty",
-        "no image": "000003.png: cannot be read", "no cameras": "cameras_sphere.npz: not the cameras", "no photos": "no pictures there",
+        "singular": "world_mat_2 is singular",
+        "lost matrix": "not the cameras of 6 pictures",
+        "nan": "world_mat_1 is not a finite",
+        "scale": "scale_mat_0 is not a finite",
+        "image size": "not of the size of 000000.png: 000003.png",
+        "mask size": "003.png: not of the size",
+        "lost mask": "6 pictures, but 5 masks",
+        "empty masks": "masks of all pictures are empty",
+        "no image": "000003.png: cannot be read",
+        "no cameras": "cameras_sphere.npz: not the cameras",
+        "no photos": "no pictures there",
     }.items(),
-)  # fmt: skip
+)
 def test_a_damaged_scene_is_named_in_one_line(dtu, what, message):
     spoil(dtu, what)
     with pytest.raises(InputError, match=message):

@@ -11,6 +11,7 @@ from dss.errors import InputError
 from dss.reconstruction.models.base import Shaded
 from dss.reconstruction.samplers.occupancy import OccupancySettings
 from dss.reconstruction.samplers.shell import ShellSettings
+from dss.reconstruction.samplers.sphere_cloud import SphereCloudSettings
 from dss.reconstruction.samplers.uniform import UniformSettings
 from dss.reconstruction.scene import load_scene
 from dss.reconstruction.training import Training, bilinear, losses, schedule, train
@@ -31,6 +32,9 @@ SAMPLERS = {
     "uniform": UniformSettings(**UPSAMPLING),
     "occupancy": OccupancySettings(step=0.1, grid=16),
     "shell": ShellSettings(**UPSAMPLING, step=0.1, start_step=4, rebuild_every=100),
+    "sphere_cloud": SphereCloudSettings(
+        **UPSAMPLING, spheres=50, start_step=2, relocate_every=3, resample_every=5
+    ),
 }
 TRAIN = TrainSettings(
     steps=8, rays=64, pixels="scene", lr=5e-3, warm_up_steps=2, anneal_steps=4, mask_weight=0.1,
@@ -56,7 +60,7 @@ def changed(settings: Settings | PhotoConfig | TrainSettings, **values):
     return settings.model_copy(update=values)
 
 
-@pytest.mark.parametrize("method", ["uniform", "occupancy", "shell"])
+@pytest.mark.parametrize("method", SAMPLERS)
 @pytest.mark.parametrize("pixels", ["photo", "scene"])
 def test_an_interrupted_training_ends_the_same(config, method, pixels, tmp_path):
     train_settings = changed(TRAIN, pixels=pixels, samples=900)

@@ -10,8 +10,8 @@ from dss.reconstruction.ray_samples import RaySamples, weights
 from tests.helpers import SMALL, ball_model
 
 HASH = NeuSSettings(
-    encoding="hash", levels=4, log2_table=10, base_resolution=4, growth=1.6, layers=1, width=64, skip=0, feature=8,
-    colour_layers=1,
+    encoding="hash", levels=4, log2_table=10, base_resolution=4, growth=1.6,
+    layers=1, width=64, skip=0, feature=8, colour_layers=1,
 )  # fmt: skip
 
 
@@ -31,7 +31,8 @@ def test_sizes_of_the_published_networks():
 
 @pytest.mark.parametrize("settings", [NeuSSettings(), HASH], ids=["frequency", "hash"])
 def test_geometric_initialisation(settings):
-    """About |x| - 0.5: random features of a finite width are off by a tenth or two, in the published size too."""
+    """About |x| - 0.5: random features of a finite width are off by a tenth or two, even in the
+    published size."""
     torch.manual_seed(0)
     errors = []
     for _ in range(5):
@@ -46,7 +47,8 @@ def test_geometric_initialisation(settings):
 
 
 def test_opacity_of_a_plane_in_closed_form():
-    """Along a ray into a plane, what is left of the light is Phi(f at the end) / Phi(f at the start), however it is cut."""
+    """Along a ray into a plane, Phi(f at the end) / Phi(f at the start) of the light is left,
+    however the ray is cut."""
     model = ball_model(64.0)
     model.distance.forward = lambda points: (
         points @ torch.tensor([0.6, 0.0, 0.8]),

@@ -127,7 +127,8 @@ def test_weights_are_those_of_occupancies():
 
 
 def test_smoothness():
-    """None on a plane; on a ball of radius 0.5, twice the mean distance of the neighbours along the surface."""
+    """None on a plane; on a ball of radius 0.5, twice the mean distance of the neighbours along the
+    surface."""
     model, (_, origins, directions) = ball_model(), rays(64, 0.3)
 
     def measure() -> float:

@@ -42,8 +42,11 @@ def test_density_is_the_distribution_function():
 
 @pytest.mark.parametrize("cosine", [1.0, 0.64])
 def test_weights_of_a_plane_in_closed_form(cosine):
-    """The optical depth of a ray into a plane is the integral of the density, (exp(-f/b) / 2 outside, then |f|/b + exp(f/b) / 2)
-    over the cosine; a sample's weight is the difference of the light left at its ends."""
+    """The optical depth of a ray into a plane is the integral of the density over the cosine.
+
+    That is exp(-f/b) / 2 outside, then |f|/b + exp(f/b) / 2. A sample's weight is the difference of
+    the light left at its ends.
+    """
     beta, count = 0.05, 1000
     model = ball_model(beta)
     model.distance.forward = lambda points: (

@@ -44,7 +44,8 @@ def converged():
 
 
 def test_samplers_agree_on_a_converged_field(converged):
-    """Occupancy and shell show the same picture as plain NeuS, to 40 dB, from a fraction of the samples."""
+    """Occupancy and shell show the same picture as plain NeuS, to 40 dB, from a fraction of the
+    samples."""
     camera, config = pinhole(size=64), RenderSettings()
     plain = render_picture(converged, Uniform(UNIFORM), camera, WHITE, config)
     assert plain.samples == 128 and plain.background == 0
@@ -120,7 +121,8 @@ def test_intervals_against_brute_force():
 
 
 def test_the_shell_loses_less_than_eps(converged):
-    """What lies outside the intervals changes no opacity by more than the band's eps, and the 1e-5 that NeuS gives each sample."""
+    """What lies outside the intervals changes no opacity by more than the band's eps, and the 1e-5
+    that NeuS gives each sample."""
     camera = pinhole(size=40)
     origins, directions = camera.rays(camera.centers())
     dense = Uniform(UniformSettings(coarse=512, fine=128)).sample(converged, origins, directions)
@@ -172,10 +174,8 @@ def test_nothing_in_nothing_out(converged):
         samples = sampler.sample(converged, none, none)
         assert len(samples.ray) == 0
         for stop in (0.0, 1e-4):
-            assert render_stopped(converged, samples, none, none, WHITE, stop).colour.shape == (
-                0,
-                3,
-            )
+            rendered = render_stopped(converged, samples, none, none, WHITE, stop)
+            assert rendered.colour.shape == (0, 3)
 
 
 def test_before_its_first_shell_the_shell_sampler_is_plain(converged):
