@@ -17,7 +17,7 @@ from dss.fitting.fit import fit
 from dss.fitting.samples import draw_samples, oriented_samples
 from dss.progress import Event, Progress, silent
 from dss.reconstruction.training import Training, train
-from dss.reconstruction.volume_rendering import background_of, render_picture
+from dss.reconstruction.volume_rendering import background_colour, render_picture
 from dss.rendering.buffers import render
 from dss.rendering.cameras import turntable
 from dss.rendering.images import studio
@@ -173,7 +173,7 @@ def _fit_photos(config: PhotoConfig, folder: Path, device: torch.device, progres
         return open_run(folder, device)
 
     thumbnail = camera.downscaled(max(1, -(-max(camera.width, camera.height) // MAX_THUMBNAIL)))
-    background, start = background_of(config.scene, device), time.perf_counter()
+    background, start = background_colour(config.scene, device), time.perf_counter()
     with Log(folder, "train", config.train.steps, progress) as log:
 
         def report(training: Training, scalars: dict[str, torch.Tensor | float]) -> None:

@@ -31,7 +31,7 @@ from dss.geometry.similarity import Similarity
 from dss.progress import Event, Progress
 from dss.reconstruction.models import MODELS, Model, build_model
 from dss.reconstruction.samplers import SAMPLERS, Sampler, build_sampler
-from dss.reconstruction.volume_rendering import background_of
+from dss.reconstruction.volume_rendering import background_colour
 
 if TYPE_CHECKING:
     import trimesh
@@ -131,7 +131,7 @@ class PhotoRun:
     @property
     def background(self) -> Tensor:
         """The colour (3,) behind the object in pictures."""
-        return background_of(self.config.scene, self.model.device)
+        return background_colour(self.config.scene, self.model.device)
 
     def surface(self, resolution: int = 256) -> "trimesh.Trimesh":
         """The model's zero set in the unit ball, as `isosurface.extract`."""

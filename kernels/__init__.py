@@ -1,1 +1,1 @@
-"""Fast versions of the operators in dss/ops.py: C++ for the CPU, CUDA for the GPU, one mathematics in the headers."""
+"""The operators of dss/ops in C++ for the CPU and in CUDA, with the same mathematics in the headers."""

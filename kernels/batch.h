@@ -1,4 +1,5 @@
-// The network on a batch of points, on one core of the CPU: matrix products in the vector registers. No torch.
+// The network on a batch of points, on one core of the CPU: matrix products in the vector
+// registers. No torch.
 #pragma once
 
 #include <string.h>
@@ -15,15 +16,15 @@
 
 namespace dss {
 
-// GCC's vector types compile to whatever the machine has; the blocks below fill its registers: 24 accumulators out of 32
-// with AVX-512, 12 out of 16 otherwise.
+// GCC's vector types compile to whatever the machine has. The blocks below fill its registers: 24
+// accumulators out of 32 with AVX-512, 12 out of 16 otherwise.
 #ifdef __AVX512F__
 constexpr int kLanes = 16, kVectors = 4;
 #else
 constexpr int kLanes = 8, kVectors = 2;
 #endif
-constexpr int kRows = 6;    // points of a block
-constexpr int kBatch = 96;  // points evaluated together: their activations stay in the second-level cache
+constexpr int kBlockRows = 6; // points of a block
+constexpr int kBatch = 96;    // points together: their activations fit the second-level cache
 
 typedef float Vector __attribute__((vector_size(4 * kLanes)));
 typedef int32_t Integers __attribute__((vector_size(4 * kLanes)));
@@ -43,11 +44,13 @@ class Panels {
 
   Panels() {}
   template <class Element>
-  Panels(int inputs, int count, Element element) : inputs(inputs), outputs(padded(count)), data(inputs * outputs) {
+  Panels(int inputs, int count, Element element)
+      : inputs(inputs), outputs(padded(count)), data(inputs * outputs) {
     float* to = data.data();
     for (int first = 0; first < outputs; first += width(first))
       for (int input = 0; input < inputs; ++input)
-        for (int output = first; output < first + width(first); ++output) *to++ = output < count ? element(output, input) : 0;
+        for (int output = first; output < first + width(first); ++output)
+          *to++ = output < count ? element(output, input) : 0;
   }
   int width(int first) const { // of the panel that starts at output `first`
     int vectors = kVectors;
@@ -60,9 +63,10 @@ class Panels {
   std::vector<float> data;
 };
 
-// out[row][:] = finish(start(row)[:] + in[row][:] . panel) for a block of rows and a panel
+// out[row][:] = finish(start(row)[:] + in[row][:] . panel) for a block of rows and a panel.
 template <int rows, int vectors, class Start, class Finish>
-void block(const float* in, int in_stride, const float* panel, int inputs, Start start, float* out, int out_stride, Finish finish) {
+void block(const float* in, int in_stride, const float* panel, int inputs, Start start, float* out,
+           int out_stride, Finish finish) {
   Vector sum[rows][vectors];
   for (int r = 0; r < rows; ++r)
     for (int v = 0; v < vectors; ++v) sum[r][v] = start(r, v * kLanes);
@@ -73,41 +77,55 @@ void block(const float* in, int in_stride, const float* panel, int inputs, Start
       for (int v = 0; v < vectors; ++v) sum[r][v] += in[r * in_stride + k] * weight[v];
   }
   for (int r = 0; r < rows; ++r)
-    for (int v = 0; v < vectors; ++v) store(out + r * out_stride + v * kLanes, finish(sum[r][v], r, v * kLanes));
+    for (int v = 0; v < vectors; ++v)
+      store(out + r * out_stride + v * kLanes, finish(sum[r][v], r, v * kLanes));
 }
 
+// The same for any number of rows.
 template <int vectors, class Start, class Finish>
-void rows_of(int count, const float* in, int in_stride, const Panels& panels, int first, Start start, float* out, int out_stride, Finish finish) {
+void all_rows(int count, const float* in, int in_stride, const Panels& panels, int first,
+              Start start, float* out, int out_stride, Finish finish) {
   const float* panel = panels.panel(first);
   auto run = [&](auto rows, int row) {
     block<decltype(rows)::value, vectors>(
-        in + row * in_stride, in_stride, panel, panels.inputs, [&](int r, int o) { return start(row + r, first + o); },
-        out + row * out_stride + first, out_stride, [&](Vector sum, int r, int o) { return finish(sum, row + r, first + o); });
+        in + row * in_stride, in_stride, panel, panels.inputs,
+        [&](int r, int o) { return start(row + r, first + o); }, out + row * out_stride + first,
+        out_stride, [&](Vector sum, int r, int o) { return finish(sum, row + r, first + o); });
   };
   int row = 0;
-  for (; row + kRows <= count; row += kRows) run(std::integral_constant<int, kRows>(), row);
+  for (; row + kBlockRows <= count; row += kBlockRows)
+    run(std::integral_constant<int, kBlockRows>(), row);
   for (; row + 2 <= count; row += 2) run(std::integral_constant<int, 2>(), row);
   for (; row < count; ++row) run(std::integral_constant<int, 1>(), row);
 }
 
-// out (count, panels.outputs) = finish(start + in . panels), where start and finish are given (row, output of the first lane)
+// out (count, panels.outputs) = finish(start + in . panels). `start` and `finish` are called for
+// one vector, with its row and the output of its first lane.
 template <class Start, class Finish>
-void layer(int count, const float* in, int in_stride, const Panels& panels, Start start, float* out, int out_stride, Finish finish) {
+void layer(int count, const float* in, int in_stride, const Panels& panels, Start start, float* out,
+           int out_stride, Finish finish) {
   for (int first = 0; first < panels.outputs; first += panels.width(first)) {
     const int vectors = panels.width(first) / kLanes;
-    if (vectors == 4) rows_of<4>(count, in, in_stride, panels, first, start, out, out_stride, finish);
-    if (vectors == 2) rows_of<2>(count, in, in_stride, panels, first, start, out, out_stride, finish);
-    if (vectors == 1) rows_of<1>(count, in, in_stride, panels, first, start, out, out_stride, finish);
+    auto run = [&](auto vectors) {
+      all_rows<decltype(vectors)::value>(count, in, in_stride, panels, first, start, out,
+                                         out_stride, finish);
+    };
+    if (vectors == 4) run(std::integral_constant<int, 4>());
+    if (vectors == 2) run(std::integral_constant<int, 2>());
+    if (vectors == 1) run(std::integral_constant<int, 1>());
   }
 }
 
-// Sine and cosine to about 1e-7 for |x| up to some thousands: reduction by pi / 2 in three parts, then polynomials.
+// Sine and cosine to about 1e-7 for |x| up to some thousands: reduction by pi / 2 in three parts,
+// then polynomials.
 inline void sincos(Vector x, Vector& sine, Vector& cosine) {
   const float magic = 12582912.0f; // adding and subtracting it rounds to an integer
   const Vector turns = (x * 0.636619772f + magic) - magic;
-  const Vector y = ((x - turns * 1.5703125f) - turns * 4.83751297e-4f) - turns * 7.54978942e-8f, z = y * y;
+  const Vector y = ((x - turns * 1.5703125f) - turns * 4.83751297e-4f) - turns * 7.54978942e-8f;
+  const Vector z = y * y;
   const Vector s = y + y * z * (-1.6666654611e-1f + z * (8.3321608736e-3f + z * -1.9515295891e-4f));
-  const Vector c = 1 - 0.5f * z + z * z * (4.166664568298827e-2f + z * (-1.388731625493765e-3f + z * 2.443315711809948e-5f));
+  const Vector c = 1 - 0.5f * z + z * z * (4.166664568298827e-2f +
+                   z * (-1.388731625493765e-3f + z * 2.443315711809948e-5f));
   const Integers quarter = __builtin_convertvector(turns, Integers);
   const Integers swap = (quarter & 1) != 0;
   const Vector a = swap ? c : s, b = swap ? s : c;
@@ -116,7 +134,9 @@ inline void sincos(Vector x, Vector& sine, Vector& cosine) {
 }
 
 inline Vector reciprocal(Vector x) {
-#ifdef __AVX512F__ // an estimate and one step of Newton's method: a division would take as long as the rest of an activation
+#ifdef __AVX512F__
+  // An estimate and one step of Newton's method: a division would take as long as the rest of an
+  // activation.
   const Vector guess = (Vector)_mm512_rcp14_ps((__m512)x);
   return guess * (2 - x * guess);
 #else
@@ -124,33 +144,39 @@ inline Vector reciprocal(Vector x) {
 #endif
 }
 
-// e^x to about 1e-7 relative, for |x| < 87
+// e^x to about 1e-7 relative, for |x| < 87.
 inline Vector exponential(Vector x) {
   const float magic = 12582912.0f;
   const Vector power = (x * 1.44269504f + magic) - magic;
   const Vector y = (x - power * 0.693359375f) + power * 2.12194440e-4f;
-  const Vector tail = 0.5f + y * (1.6666665459e-1f + y * (4.1665795894e-2f + y * (8.3334519073e-3f + y * (1.3981999507e-3f + y * 1.9875691500e-4f))));
+  const Vector tail = 0.5f + y * (1.6666665459e-1f + y * (4.1665795894e-2f + y * (8.3334519073e-3f +
+                      y * (1.3981999507e-3f + y * 1.9875691500e-4f))));
   const Vector mantissa = 1 + y + y * y * tail;
   return (Vector)((Integers)mantissa + (__builtin_convertvector(power, Integers) << 23));
 }
 
-// A network's weights, packed for the functions above. One per call of an operator, shared by its threads.
-struct Packed {
+// A network's weights, packed for the functions above. One per call of an operator, shared by its
+// threads.
+struct PackedNetwork {
   const Network net;
   const float* spheres; // (S, 5)
   int width;            // padded
   std::vector<Panels> forward, backward;
   std::vector<float> biases, output_row, table_copy;
-  const float* table; // rows of the padded width
+  const float* table; // (S, width), which is a copy where the network's width needs padding
   float output_bias;
 
-  Packed(const Network& net, const float* spheres, int count, bool gradient) : net(net), spheres(spheres), width(padded(net.width)) {
+  PackedNetwork(const Network& net, const float* spheres, int count, bool gradient)
+      : net(net), spheres(spheres), width(padded(net.width)) {
     const int n = net.width;
     for (int i = 0; i < net.layers; ++i) {
       const float* matrix = net.matrix(i);
       const int inputs = i == 0 ? net.inputs() : n;
-      forward.emplace_back(inputs, n, [&](int output, int input) { return matrix[output * inputs + input]; });
-      if (gradient) backward.emplace_back(n, inputs, [&](int output, int input) { return matrix[input * inputs + output]; });
+      forward.emplace_back(inputs, n,
+                           [&](int output, int input) { return matrix[output * inputs + input]; });
+      if (gradient)
+        backward.emplace_back(
+            n, inputs, [&](int output, int input) { return matrix[input * inputs + output]; });
       biases.resize((i + 1) * width, 0);
       if (i > 0) std::copy_n(net.bias(i), n, &biases[i * width]);
     }
@@ -160,7 +186,8 @@ struct Packed {
     table = net.table;
     if (n != width) {
       table_copy.resize((size_t)count * width, 0);
-      for (int i = 0; i < count; ++i) std::copy_n(net.table + (size_t)i * n, n, &table_copy[(size_t)i * width]);
+      for (int i = 0; i < count; ++i)
+        std::copy_n(net.table + (size_t)i * n, n, &table_copy[(size_t)i * width]);
       table = table_copy.data();
     }
   }
@@ -174,28 +201,34 @@ class Batch {
   float values[kBatch];
   Point gradients[kBatch];
 
-  explicit Batch(const Packed& packed)
-      : packed(packed), net(packed.net), width(packed.width), stride(padded(net.inputs())), phases(kBatch * stride), inward(kBatch * stride),
-        hidden(2 * kBatch * width), slopes(packed.backward.empty() ? 0 : (size_t)net.layers * kBatch * width) {}
+  explicit Batch(const PackedNetwork& packed)
+      : packed(packed), net(packed.net), width(packed.width), stride(padded(net.inputs())),
+        phases(kBatch * stride), inward(kBatch * stride), hidden(2 * kBatch * width),
+        slopes(packed.backward.empty() ? 0 : (size_t)net.layers * kBatch * width) {}
 
-  // values of the first `count` points
-  void evaluate(int count) { net.silu ? forward<true, false>(count) : forward<false, false>(count); }
+  // Compute the values of the first `count` points.
+  void evaluate(int count) {
+    net.silu ? forward<true, false>(count) : forward<false, false>(count);
+  }
 
-  // values and gradients: the chain rule from the output back to the point
+  // Compute their values and gradients, by the chain rule from the output back to the point.
   void differentiate(int count) {
     net.silu ? forward<true, true>(count) : forward<false, true>(count);
     const auto zero = [](int, int) { return Vector{}; };
     float *delta = hidden.data(), *next = delta + kBatch * width;
+    const float* last = slopes_of(net.layers - 1);
     for (int row = 0; row < count; ++row)
       for (int o = 0; o < width; o += kLanes)
-        store(delta + row * width + o, load(&packed.output_row[o]) * load(slope(net.layers - 1) + row * width + o));
+        store(delta + row * width + o, load(&packed.output_row[o]) * load(last + row * width + o));
     for (int i = net.layers - 1; i > 0; --i) {
-      const float* below = slope(i - 1);
-      layer(count, delta, width, packed.backward[i], zero, next, width,
-            [=, this](Vector sum, int row, int o) { return sum * load(below + row * width + o); });
+      const float* below = slopes_of(i - 1);
+      layer(
+          count, delta, width, packed.backward[i], zero, next, width,
+          [=, this](Vector sum, int row, int o) { return sum * load(below + row * width + o); });
       std::swap(delta, next);
     }
-    layer(count, delta, width, packed.backward[0], zero, inward.data(), stride, [](Vector sum, int, int) { return sum; });
+    layer(count, delta, width, packed.backward[0], zero, inward.data(), stride,
+          [](Vector sum, int, int) { return sum; });
     for (int row = 0; row < count; ++row) {
       const float *in = &phases[row * stride], *d = &inward[row * stride];
       float result[3] = {};
@@ -204,18 +237,20 @@ class Batch {
           const int sine = axis * net.octaves + k, cosine = sine + 3 * net.octaves;
           result[axis] += net.rate(k) * (d[sine] * in[cosine] - d[cosine] * in[sine]);
         }
-      gradients[row] = net.gradient(sphere(row), points[row], outputs[row], {result[0], result[1], result[2]});
+      gradients[row] = net.gradient(sphere(row), points[row], outputs[row],
+                                    {result[0], result[1], result[2]});
     }
   }
 
  private:
-  const Packed& packed;
+  const PackedNetwork& packed;
   const Network& net;
   const int width, stride;
-  std::vector<float> phases, inward, hidden, slopes; // slopes of the activations, kept for the way back
+  std::vector<float> phases, inward; // the encoding, and the output's derivatives by it
+  std::vector<float> hidden, slopes; // slopes of the activations, kept for the way back
   float outputs[kBatch];
 
-  float* slope(int layer) { return &slopes[(size_t)layer * kBatch * width]; }
+  float* slopes_of(int layer) { return &slopes[(size_t)layer * kBatch * width]; }
   const float* sphere(int row) const { return packed.spheres + 5 * (size_t)spheres[row]; }
 
   template <bool silu, bool gradient>
@@ -223,38 +258,44 @@ class Batch {
     encode(count);
     float *in = hidden.data(), *out = in + kBatch * width;
     for (int i = 0; i < net.layers; ++i) {
-      float* kept = gradient ? slope(i) : nullptr;
+      float* kept = gradient ? slopes_of(i) : nullptr;
       auto activate = [=, this](Vector x, int row, int o) {
         Vector result;
         if constexpr (silu) {
-          const Vector bounded = x < -80 ? Vector{} - 80 : x, sigmoid = reciprocal(1 + exponential(-bounded));
+          const Vector bounded = x < -80 ? Vector{} - 80 : x;
+          const Vector sigmoid = reciprocal(1 + exponential(-bounded));
           result = x * sigmoid;
           if constexpr (gradient) store(kept + row * width + o, sigmoid + result * (1 - sigmoid));
         } else {
-          result = x > 0 ? x : kSlope * x;
-          if constexpr (gradient) store(kept + row * width + o, x > 0 ? Vector{} + 1 : Vector{} + kSlope);
+          result = x > 0 ? x : kLeakySlope * x;
+          if constexpr (gradient)
+            store(kept + row * width + o, x > 0 ? Vector{} + 1 : Vector{} + kLeakySlope);
         }
         return result;
       };
       if (i == 0) {
-        auto row_of = [this](int row, int o) { return load(packed.table + (size_t)spheres[row] * width + o); };
-        layer(count, phases.data(), stride, packed.forward[0], row_of, out, width, activate);
+        auto table_row = [this](int row, int o) {
+          return load(packed.table + (size_t)spheres[row] * width + o);
+        };
+        layer(count, phases.data(), stride, packed.forward[0], table_row, out, width, activate);
       } else {
         const float* bias = &packed.biases[i * width];
-        layer(count, in, width, packed.forward[i], [=](int, int o) { return load(bias + o); }, out, width, activate);
+        auto start = [=](int, int o) { return load(bias + o); };
+        layer(count, in, width, packed.forward[i], start, out, width, activate);
       }
       std::swap(in, out);
     }
     for (int row = 0; row < count; ++row) {
       Vector sum = {};
-      for (int o = 0; o < width; o += kLanes) sum += load(in + row * width + o) * load(&packed.output_row[o]);
+      for (int o = 0; o < width; o += kLanes)
+        sum += load(in + row * width + o) * load(&packed.output_row[o]);
       outputs[row] = packed.output_bias;
       for (int lane = 0; lane < kLanes; ++lane) outputs[row] += sum[lane];
       values[row] = net.value(sphere(row), points[row], outputs[row]);
     }
   }
 
-  // positional encoding, kLanes points at a time
+  // The positional encoding, kLanes points at a time.
   void encode(int count) {
     for (int first = 0; first < count; first += kLanes) {
       const int lanes = std::min(kLanes, count - first);

@@ -1,7 +1,9 @@
-"""Compile the operators of dss/ops.py for this machine. `python -m kernels.build` does it now and says what it found.
+"""Compile the operators of dss/ops for this machine. `python -m kernels.build` does it now, and says
+what it found.
 
-Nothing is built on import. The first use of an operator calls `load`; without a compiler the torch twins stay in charge,
-and one line says so. A library is kept in kernels/_build under a name that depends on all that went into it.
+Nothing is built on import. The first use of an operator calls `load`; without a compiler the
+reference in plain torch goes on answering, and one line says so. A library is kept in
+kernels/_build under a name that depends on all that went into it.
 """
 
 import fcntl
@@ -26,7 +28,8 @@ log = logging.getLogger("dss")
 
 @functools.cache
 def load() -> dict[str, str]:
-    """Register the fast operators for each device, building them if need be; {device: what runs there}. Never raises."""
+    """Register the compiled operators for each device, and build them first if need be. Never
+    raises. Returns {device: what runs there}."""
     found = {"cpu": _load("cpu", "cpu.cpp")}
     if torch.cuda.is_available():
         found["cuda"] = _load("cuda", "cuda.cu")
@@ -46,11 +49,12 @@ def _load(device: str, source: str) -> str:
                 _build(library, source)
         torch.ops.load_library(library)
         return f"compiled ({library})"
-    except Exception as error:  # whatever is wrong with the compiler, the twins work
+    except Exception as error:  # whatever is wrong with the compiler, the reference works
         place = (folder or Path(tempfile.gettempdir())) / f"dss_{device}.log"
         place.write_text(str(error))
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        log.warning("operators for %s: plain torch, slower, for they could not be compiled (%s); full log: %s", device, reason, place)
+        reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
+        message = "operators for %s: plain torch, slower, for they could not be compiled (%s); full log: %s"
+        log.warning(message, device, reason, place)
         return f"plain torch ({place})"
 
 
@@ -66,11 +70,13 @@ def _require_compiler(device: str) -> None:
 def _folder(device: str) -> Path:
     """Where the library for this source, compiler flags, torch and processor belongs; created."""
     files = sorted(file for file in HERE.iterdir() if file.suffix in (".h", ".cpp", ".cu"))
-    text = [torch.__version__, *CPU_FLAGS, *CUDA_FLAGS, _processor(), *(file.read_text() for file in files)]
+    sources = [file.read_text() for file in files]
+    text = [torch.__version__, *CPU_FLAGS, *CUDA_FLAGS, _processor(), *sources]
     if device == "cuda":
         text.append(str(torch.cuda.get_device_capability()))
     name = f"{device}-{hashlib.sha256(chr(0).join(text).encode()).hexdigest()[:16]}"
-    for root in (HERE / "_build", Path.home() / ".cache" / "dss", Path(tempfile.gettempdir()) / f"dss-{os.getuid()}"):
+    shared = Path(tempfile.gettempdir()) / f"dss-{os.getuid()}"
+    for root in (HERE / "_build", Path.home() / ".cache" / "dss", shared):
         try:
             (root / name).mkdir(parents=True, exist_ok=True)
             return root / name
@@ -90,10 +96,13 @@ def _build(library: Path, source: str) -> None:
     from torch.utils import cpp_extension
 
     folder = Path(tempfile.mkdtemp(dir=library.parent))
-    os.environ["PATH"] += os.pathsep + str(Path(sys.executable).parent)  # ninja's place, though the environment may not be active
+    # ninja is beside the interpreter, though the environment may not be active
+    os.environ["PATH"] += os.pathsep + str(Path(sys.executable).parent)
     try:
-        cpp_extension.load(library.stem, [str(HERE / source)], extra_cflags=CPU_FLAGS, extra_cuda_cflags=CUDA_FLAGS,
-                           build_directory=str(folder), is_python_module=False)  # fmt: skip
+        cpp_extension.load(
+            library.stem, [str(HERE / source)], extra_cflags=CPU_FLAGS,
+            extra_cuda_cflags=CUDA_FLAGS, build_directory=str(folder), is_python_module=False,
+        )  # fmt: skip
         (folder / library.name).replace(library)
     finally:
         shutil.rmtree(folder)

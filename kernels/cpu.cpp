@@ -1,4 +1,4 @@
-// The operators of dss/ops.py for the CPU. Threads take blocks of rays or points as they become free.
+// The operators of dss/ops for the CPU. Threads take blocks of rays or points as they become free.
 
 #include <atomic>
 
@@ -8,9 +8,10 @@
 namespace dss {
 namespace {
 
-constexpr int64_t kBlock = 1024;
+constexpr int64_t kBlock = 1024; // rays or points
 
-// Run `work(take)` on every thread; take(first, last) hands out the next block of [0, count), or returns false.
+// Run `work(take)` on every thread; take(first, last) hands out the next block of [0, count), or
+// returns false.
 template <class Work>
 void parallel(int64_t count, int64_t block, Work work) {
   std::atomic<int64_t> next{0};
@@ -19,7 +20,8 @@ void parallel(int64_t count, int64_t block, Work work) {
     last = std::min(first + block, count);
     return first < count;
   };
-  const int64_t threads = std::min<int64_t>(torch::stable::get_num_threads(), (count + block - 1) / block);
+  const int64_t blocks = (count + block - 1) / block;
+  const int64_t threads = std::min<int64_t>(torch::stable::get_num_threads(), blocks);
   torch::stable::parallel_for(0, threads, 1, [&](int64_t, int64_t) { work(take); });
 }
 
@@ -31,40 +33,44 @@ void for_each(int64_t count, Function function) {
   });
 }
 
-std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> intervals(Tensor spheres, Tensor tree, Tensor origins, Tensor directions, int64_t rule) {
+IntervalTensors intervals(Tensor spheres, Tensor tree, Tensor origins, Tensor directions,
+                          int64_t rule) {
   const Shell shell = shell_of(spheres, tree);
   const int64_t count = origins.size(0);
-  const Point *o = points_of(origins, "origins"), *d = points_of(directions, "directions", count);
-  Tensor offsets = empty({count + 1}, ScalarType::Long, origins), stops = empty({count}, ScalarType::Float, origins);
+  const Point* o = points_of(origins, "origins");
+  const Point* d = points_of(directions, "directions", count);
+  Tensor offsets = empty({count + 1}, ScalarType::Long, origins);
+  Tensor stops = empty({count}, ScalarType::Float, origins);
   int64_t* offset = offsets.mutable_data_ptr<int64_t>();
   float* stop = stops.mutable_data_ptr<float>();
-  std::vector<std::vector<Segment>> blocks((count + kBlock - 1) / kBlock);
+  std::vector<std::vector<Interval>> blocks((count + kBlock - 1) / kBlock);
   for_each(count, [&](int64_t i) {
-    std::vector<Segment>& block = blocks[i / kBlock];
+    std::vector<Interval>& block = blocks[i / kBlock];
     const size_t before = block.size();
     const Ray ray(o[i], d[i]);
-    Chords chords;
-    chords.gather(shell, ray);
-    for (Segment segment; chords.next(shell, ray, rule, segment);) {
-      block.push_back(segment);
+    Crossings crossings;
+    crossings.gather(shell, ray);
+    for (Interval interval; crossings.next(shell, ray, rule, interval);) {
+      block.push_back(interval);
       block.back().start /= ray.length;
       block.back().end /= ray.length;
     }
-    stop[i] = chords.stop / ray.length;
+    stop[i] = crossings.stop / ray.length;
     offset[i + 1] = block.size() - before;
   });
   offset[0] = 0;
   for (int64_t i = 0; i < count; ++i) offset[i + 1] += offset[i];
   const int64_t total = offset[count];
-  Tensor starts = empty({total}, ScalarType::Float, origins), ends = empty({total}, ScalarType::Float, origins);
+  Tensor starts = empty({total}, ScalarType::Float, origins);
+  Tensor ends = empty({total}, ScalarType::Float, origins);
   Tensor owners = empty({total}, ScalarType::Long, origins);
   float *start = starts.mutable_data_ptr<float>(), *end = ends.mutable_data_ptr<float>();
   int64_t* sphere = owners.mutable_data_ptr<int64_t>();
-  for (const std::vector<Segment>& block : blocks)
-    for (const Segment& segment : block) {
-      *start++ = segment.start;
-      *end++ = segment.end;
-      *sphere++ = segment.sphere;
+  for (const std::vector<Interval>& block : blocks)
+    for (const Interval& interval : block) {
+      *start++ = interval.start;
+      *end++ = interval.end;
+      *sphere++ = interval.sphere;
     }
   return {offsets, starts, ends, owners, stops};
 }
@@ -78,30 +84,34 @@ Tensor owners(Tensor spheres, Tensor tree, Tensor points, int64_t rule) {
   return result;
 }
 
-std::tuple<Tensor, Tensor> gaps(Tensor spheres, Tensor tree, Tensor points, bool inner) {
+std::tuple<Tensor, Tensor> union_sdfs(Tensor spheres, Tensor tree, Tensor points, bool inner) {
   const Shell shell = shell_of(spheres, tree);
   const Point* p = points_of(points, "points");
-  Tensor values = empty({points.size(0)}, ScalarType::Float, points), nearest = empty({points.size(0)}, ScalarType::Long, points);
+  Tensor values = empty({points.size(0)}, ScalarType::Float, points);
+  Tensor nearest = empty({points.size(0)}, ScalarType::Long, points);
   float* value = values.mutable_data_ptr<float>();
   int64_t* sphere = nearest.mutable_data_ptr<int64_t>();
   for_each(points.size(0), [=](int64_t i) {
-    const Gap best = gap(shell, p[i], inner ? 3 : 4);
-    value[i] = best.value;
+    const Nearest best = union_sdf(shell, p[i], inner ? kInnerRadius : kOuterRadius);
+    value[i] = best.distance;
     sphere[i] = best.sphere;
   });
   return {values, nearest};
 }
 
-std::tuple<Tensor, Tensor> field(Tensor spheres, Tensor table, Tensor weights, std::vector<int64_t> sizes, double frequency, bool,
-                                 Tensor points, Tensor owner, bool gradient) {
+std::tuple<Tensor, Tensor> field(Tensor spheres, Tensor table, Tensor weights,
+                                 std::vector<int64_t> sizes, double frequency, bool, Tensor points,
+                                 Tensor owner, bool gradient) {
   const Network net = network_of(spheres, table, weights, sizes, frequency);
   const int64_t count = points.size(0);
   const Point* p = points_of(points, "points");
   const int64_t* sphere = data<int64_t>(owner, "owner", count, 0);
-  Tensor values = empty({count}, ScalarType::Float, points), gradients = empty({gradient ? count : 0, 3}, ScalarType::Float, points);
+  Tensor values = empty({count}, ScalarType::Float, points);
+  Tensor gradients = empty({gradient ? count : 0, 3}, ScalarType::Float, points);
   float* value = values.mutable_data_ptr<float>();
   Point* slope = reinterpret_cast<Point*>(gradients.mutable_data_ptr<float>());
-  const Packed packed(net, data<float>(spheres, "spheres", -1, 5), spheres.size(0), gradient);
+  const float* sphere_data = data<float>(spheres, "spheres", -1, 5);
+  const PackedNetwork packed(net, sphere_data, spheres.size(0), gradient);
   parallel(count, kBatch, [&](auto take) {
     Batch batch(packed);
     for (int64_t first, last; take(first, last);) {
@@ -115,62 +125,72 @@ std::tuple<Tensor, Tensor> field(Tensor spheres, Tensor table, Tensor weights, s
   return {values, gradients};
 }
 
-Tensor sdf(Tensor spheres, Tensor tree, Tensor table, Tensor weights, std::vector<int64_t> sizes, double frequency, bool, Tensor points,
-           int64_t rule) {
+Tensor sdf(Tensor spheres, Tensor tree, Tensor table, Tensor weights, std::vector<int64_t> sizes,
+           double frequency, bool, Tensor points, int64_t rule) {
   const Shell shell = shell_of(spheres, tree);
   const Point* p = points_of(points, "points");
   Tensor values = empty({points.size(0)}, ScalarType::Float, points);
   float* value = values.mutable_data_ptr<float>();
-  const Packed packed(network_of(spheres, table, weights, sizes, frequency), shell.spheres, spheres.size(0), false);
+  const Network net = network_of(spheres, table, weights, sizes, frequency);
+  const PackedNetwork packed(net, shell.spheres, spheres.size(0), false);
   parallel(points.size(0), kBlock, [&](auto take) {
     Batch batch(packed);
-    std::vector<std::pair<int64_t, Total>> asked;
-    auto answer = [&] {
-      batch.evaluate(asked.size());
-      for (size_t k = 0; k < asked.size(); ++k) value[asked[k].first] = asked[k].second.value(batch.values[k]);
-      asked.clear();
+    std::vector<std::pair<int64_t, TotalDistance>> waiting; // for the batch to be full
+    auto evaluate = [&] {
+      batch.evaluate(waiting.size());
+      for (size_t k = 0; k < waiting.size(); ++k) {
+        const auto& [i, total] = waiting[k];
+        value[i] = total.value(batch.values[k]);
+      }
+      waiting.clear();
     };
     for (int64_t first, last; take(first, last);)
       for (int64_t i = first; i < last; ++i) {
-        const Total total(shell, p[i], rule);
+        const TotalDistance total(shell, p[i], rule);
         value[i] = total.bound;
-        if (!total.asked) continue;
-        batch.points[asked.size()] = total.place;
-        batch.spheres[asked.size()] = total.sphere;
-        asked.emplace_back(i, total);
-        if (asked.size() == kBatch) answer();
+        if (!total.needs_field) continue;
+        batch.points[waiting.size()] = total.place;
+        batch.spheres[waiting.size()] = total.sphere;
+        waiting.emplace_back(i, total);
+        if (waiting.size() == kBatch) evaluate();
       }
-    answer();
+    evaluate();
   });
   return values;
 }
 
-// Rays on their way fill the batch; one that is done makes room for the next, so that the batch is always full.
+// Traces rays, a batch at a time. A ray that is done makes room for the next one, so that the batch
+// is full until no rays are left.
 class Tracer {
  public:
-  Tracer(const Shell& shell, const March& march, const Packed& packed, const Rays& rays)
-      : shell(shell), march(march), rays(rays), batch(packed), lanes(kBatch) {}
+  Tracer(const Shell& shell, const TraceOptions& options, const PackedNetwork& packed,
+         const Rays& rays)
+      : shell(shell), options(options), rays(rays), batch(packed), active(kBatch) {}
 
   template <class Take>
   void run(Take take) {
-    int active = 0;
+    int count = 0;
     for (int64_t next = 0, last = 0;;) {
-      while (active < kBatch && (next < last || take(next, last))) active += begin(lanes[active], next++);
-      if (active == 0) break;
-      for (int i = 0; i < active; ++i) ask(i, lanes[i].trace.ray.at(lanes[i].trace.t), lanes[i].trace.segment.sphere);
-      batch.evaluate(active);
-      for (int i = active - 1; i >= 0; --i)
-        if (!lanes[i].trace.take(shell, march, batch.values[i])) {
-          finish(lanes[i]);
-          lanes[i] = lanes[--active];
+      while (count < kBatch && (next < last || take(next, last)))
+        count += begin(active[count], next++);
+      if (count == 0) break;
+      for (int i = 0; i < count; ++i) {
+        const Trace& trace = active[i].trace;
+        put(i, trace.ray.at(trace.t), trace.asked);
+      }
+      batch.evaluate(count);
+      for (int i = count - 1; i >= 0; --i)
+        if (!active[i].trace.take(shell, options, batch.values[i])) {
+          finish(active[i]);
+          active[i] = active[--count];
         }
-      if (hits.size() >= kBatch) normals();
+      if (hits.size() >= kBatch) find_normals();
     }
-    while (!hits.empty()) normals();
+    while (!hits.empty()) find_normals();
   }
 
  private:
-  struct Lane {
+  struct Active {
     Trace trace;
     int64_t ray;
   };
@@ -180,56 +200,62 @@ class Tracer {
     int sphere;
   };
   const Shell& shell;
-  const March& march;
+  const TraceOptions& options;
   const Rays& rays;
   Batch batch;
-  std::vector<Lane> lanes;
-  std::vector<Hit> hits; // that wait for their normals
+  std::vector<Active> active;
+  std::vector<Hit> hits; // whose normals are still to be found
 
-  void ask(int i, Point place, int sphere) {
+  void put(int i, Point place, int sphere) {
     batch.points[i] = place;
     batch.spheres[i] = sphere;
   }
 
-  bool begin(Lane& lane, int64_t ray) {
-    lane.trace = Trace();
-    lane.trace.ray = rays.ray(ray);
-    lane.ray = ray;
-    const bool active = lane.trace.begin(shell, march);
-    if (!active) finish(lane);
-    return active;
+  bool begin(Active& item, int64_t ray) {
+    item.trace = Trace();
+    item.trace.ray = rays.ray(ray);
+    item.ray = ray;
+    const bool goes_on = item.trace.begin(shell, options);
+    if (!goes_on) finish(item);
+    return goes_on;
   }
 
-  void finish(const Lane& lane) {
-    rays.store(lane.ray, lane.trace);
-    if (lane.trace.sphere >= 0) hits.push_back({lane.ray, lane.trace.ray.at(lane.trace.hit), lane.trace.sphere});
+  void finish(const Active& item) {
+    const Trace& trace = item.trace;
+    rays.store(item.ray, trace);
+    if (trace.sphere >= 0) hits.push_back({item.ray, trace.ray.at(trace.hit), trace.sphere});
   }
 
-  void normals() {
+  // Of the last hits that fill a batch.
+  void find_normals() {
     const size_t count = std::min<size_t>(kBatch, hits.size()), first = hits.size() - count;
-    for (size_t i = 0; i < count; ++i) ask(i, hits[first + i].place, hits[first + i].sphere);
+    for (size_t i = 0; i < count; ++i) put(i, hits[first + i].place, hits[first + i].sphere);
     batch.differentiate(count);
-    for (size_t i = 0; i < count; ++i) rays.store(hits[first + i].ray, batch.gradients[i]);
+    for (size_t i = 0; i < count; ++i)
+      rays.store_normal(hits[first + i].ray, batch.gradients[i]);
     hits.resize(first);
   }
 };
 
-std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> trace(Tensor spheres, Tensor tree, Tensor table, Tensor weights, std::vector<int64_t> sizes,
-                                                         double frequency, bool, Tensor origins, Tensor directions, int64_t rule,
-                                                         bool exact, bool everywhere, double tolerance) {
+TracedTensors trace(Tensor spheres, Tensor tree, Tensor table, Tensor weights,
+                    std::vector<int64_t> sizes, double frequency, bool, Tensor origins,
+                    Tensor directions, int64_t rule, bool exact, bool everywhere,
+                    double tolerance) {
   const Shell shell = shell_of(spheres, tree);
-  const March march = {(int)rule, exact, everywhere, (float)tolerance};
-  const Packed packed(network_of(spheres, table, weights, sizes, frequency), shell.spheres, spheres.size(0), true);
+  const TraceOptions options = {(int)rule, exact, everywhere, (float)tolerance};
+  const Network net = network_of(spheres, table, weights, sizes, frequency);
+  const PackedNetwork packed(net, shell.spheres, spheres.size(0), true);
   Traced traced(origins);
   const Rays rays = traced.rays(origins, directions);
-  parallel(origins.size(0), kBlock, [&](auto take) { Tracer(shell, march, packed, rays).run(take); });
+  parallel(origins.size(0), kBlock,
+           [&](auto take) { Tracer(shell, options, packed, rays).run(take); });
   return traced.tuple();
 }
 
 STABLE_TORCH_LIBRARY_IMPL(dss, CPU, library) {
   library.impl("shell_intervals", TORCH_BOX(&intervals));
   library.impl("shell_owner", TORCH_BOX(&owners));
-  library.impl("shell_gap", TORCH_BOX(&gaps));
+  library.impl("shell_union_sdf", TORCH_BOX(&union_sdfs));
   library.impl("shell_field", TORCH_BOX(&field));
   library.impl("shell_sdf", TORCH_BOX(&sdf));
   library.impl("shell_trace", TORCH_BOX(&trace));

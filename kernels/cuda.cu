@@ -1,5 +1,5 @@
-// The operators of dss/ops.py for CUDA. Nothing waits for the device but `shell_intervals`, whose result has a size that
-// only the device knows.
+// The operators of dss/ops for CUDA. Only `shell_intervals` waits for the device, because the size
+// of its result is known only there.
 
 #include <cub/device/device_scan.cuh>
 #include <cuda_runtime.h>
@@ -7,25 +7,27 @@
 #include <torch/csrc/stable/accelerator.h>
 #include <torch/csrc/stable/macros.h>
 
-#include "lanes.h"
+#include "warp_intrinsics.h" // which warp_trace.h expects
+
 #include "tensors.h"
-#include "warp.h"
+#include "warp_trace.h"
 
 namespace dss {
 namespace {
 
 constexpr int kThreads = 128; // of a block without a network
 
-// The device of a tensor while in scope, and its current stream.
-class Place {
+// While in scope, makes the device of a tensor the current one. Has that device's current stream.
+class Device {
  public:
-  explicit Place(const Tensor& tensor) : tensor(tensor), device(tensor.device().index()), guard(device) {
+  explicit Device(const Tensor& tensor)
+      : tensor(tensor), index(tensor.device().index()), guard(index) {
     void* current = nullptr;
-    STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_current_cuda_stream(device, &current));
+    STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_current_cuda_stream(index, &current));
     stream = (cudaStream_t)current;
   }
   const Tensor& tensor;
-  const int device;
+  const int index;
   cudaStream_t stream;
 
  private:
@@ -39,57 +41,73 @@ __global__ void each(int64_t count, Function function) {
 }
 
 template <class Function>
-void for_each(const Place& place, int64_t count, Function function) {
+void for_each(const Device& device, int64_t count, Function function) {
   if (count == 0) return;
-  each<<<(count + kThreads - 1) / kThreads, kThreads, 0, place.stream>>>(count, function);
+  each<<<(count + kThreads - 1) / kThreads, kThreads, 0, device.stream>>>(count, function);
   STD_CUDA_KERNEL_LAUNCH_CHECK();
 }
 
-// Every warp runs task(rows, warp, warps) with rows of its own.
-template <class Rows, class Task>
-__global__ void __launch_bounds__(32 * Rows::warps) with_rows(Network net, const float* packed, Task task) {
+// Every warp runs task(mlp, warp_index, warp_count).
+template <class Mlp, class Task>
+__global__ void __launch_bounds__(32 * Mlp::kWarps)
+    run_task(Network net, const float* packed, Task task) {
   extern __shared__ __align__(16) char shared[];
-  Rows::load(net, shared, threadIdx.x, blockDim.x);
+  Mlp::load(net, shared, threadIdx.x, blockDim.x);
   __syncthreads();
-  const int warp = threadIdx.x / 32;
-  Rows rows(net, packed, shared, warp);
-  task(rows, blockIdx.x * Rows::warps + warp, gridDim.x * Rows::warps);
+  const int warp_index = threadIdx.x / 32;
+  Mlp mlp(net, packed, shared, warp_index);
+  task(mlp, blockIdx.x * Mlp::kWarps + warp_index, gridDim.x * Mlp::kWarps);
 }
 
 // In no more blocks than run at the same time, and no more warps than `warps`.
-template <class Rows, class Task>
-void launch(const Place& place, const Network& net, const float* packed, int64_t warps, Task task) {
-  const auto kernel = with_rows<Rows, Task>;
-  const size_t bytes = Rows::shared_bytes(net);
+template <class Mlp, class Task>
+void launch(const Device& device, const Network& net, const float* packed, int64_t warps,
+            Task task) {
+  const auto kernel = run_task<Mlp, Task>;
+  const size_t bytes = Mlp::shared_bytes(net);
   int resident = 0, multiprocessors = 0;
-  STD_CUDA_CHECK(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, (int)bytes));
-  STD_CUDA_CHECK(cudaOccupancyMaxActiveBlocksPerMultiprocessor(&resident, kernel, 32 * Rows::warps, bytes));
-  STD_CUDA_CHECK(cudaDeviceGetAttribute(&multiprocessors, cudaDevAttrMultiProcessorCount, place.device));
-  const int64_t blocks = std::min<int64_t>((warps + Rows::warps - 1) / Rows::warps, (int64_t)std::max(resident, 1) * multiprocessors);
+  STD_CUDA_CHECK(
+      cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, (int)bytes));
+  STD_CUDA_CHECK(cudaOccupancyMaxActiveBlocksPerMultiprocessor(&resident, kernel, 32 * Mlp::kWarps,
+                                                               bytes));
+  STD_CUDA_CHECK(cudaDeviceGetAttribute(&multiprocessors, cudaDevAttrMultiProcessorCount,
+                                        device.index));
+  const int64_t needed = (warps + Mlp::kWarps - 1) / Mlp::kWarps;
+  const int64_t blocks =
+      std::min<int64_t>(needed, (int64_t)std::max(resident, 1) * multiprocessors);
   if (blocks == 0) return;
-  kernel<<<blocks, 32 * Rows::warps, bytes, place.stream>>>(net, packed, task);
+  kernel<<<blocks, 32 * Mlp::kWarps, bytes, device.stream>>>(net, packed, task);
   STD_CUDA_KERNEL_LAUNCH_CHECK();
 }
 
 template <int width, class... Tasks>
-void run_padded(const Place& place, const Network& net, bool half, int64_t warps, Tasks... tasks) {
-  int room = 0;
-  STD_CUDA_CHECK(cudaDeviceGetAttribute(&room, cudaDevAttrMaxSharedMemoryPerBlockOptin, place.device));
-  if (half && HalfRows<width>::shared_bytes(net) <= (size_t)room) return (launch<HalfRows<width>>(place, net, nullptr, warps, tasks), ...);
-  using Rows = FloatRows<width>;
-  Tensor packed = empty({(int64_t)Rows::packed_size(net)}, ScalarType::Float, place.tensor);
+void run_padded(const Device& device, const Network& net, bool half, int64_t warps,
+                Tasks... tasks) {
+  int room = 0; // bytes of shared memory
+  STD_CUDA_CHECK(
+      cudaDeviceGetAttribute(&room, cudaDevAttrMaxSharedMemoryPerBlockOptin, device.index));
+  using Half = FusedMlpHalf<width>;
+  if (half && Half::shared_bytes(net) <= (size_t)room) {
+    (launch<Half>(device, net, nullptr, warps, tasks), ...);
+    return;
+  }
+  using Float = FusedMlpFloat<width>;
+  const int64_t size = Float::packed_size(net);
+  Tensor packed = empty({size}, ScalarType::Float, device.tensor);
   float* to = packed.mutable_data_ptr<float>();
   const Network from = net;
-  for_each(place, packed.size(0), [=] __device__(int64_t i) { to[i] = Rows::packed(from, i); });
-  (launch<Rows>(place, net, to, warps, tasks), ...);
+  for_each(device, size, [=] __device__(int64_t i) { to[i] = Float::packed(from, i); });
+  (launch<Float>(device, net, to, warps, tasks), ...);
 }
 
-// Run tasks one after the other, one lane per ray or point; in 16 bits where that is asked for, and fits.
+// Run tasks one after the other, with one lane per ray or point; in 16 bits where that is asked
+// for, and fits the shared memory.
 template <class... Tasks>
-void run(const Place& place, const Network& net, bool half, int64_t count, Tasks... tasks) {
-  STD_TORCH_CHECK(net.width <= 128 && net.inputs() <= 16 * kTiles, "network: on CUDA up to 128 wide and 10 octaves");
+void run(const Device& device, const Network& net, bool half, int64_t count, Tasks... tasks) {
+  STD_TORCH_CHECK(net.width <= 128 && net.inputs() <= 16 * kMaxInputTiles,
+                  "network: on CUDA up to 128 wide and 10 octaves");
   auto padded = net.width <= 64 ? run_padded<64, Tasks...> : run_padded<128, Tasks...>;
-  padded(place, net, half, (count + 31) / 32, tasks...);
+  padded(device, net, half, (count + 31) / 32, tasks...);
 }
 
 struct FieldTask {
@@ -101,21 +119,23 @@ struct FieldTask {
   float* values;         // (count,)
   Point* gradients;      // (count, 3) or null
 
-  template <class Rows>
-  __device__ void operator()(Rows& rows, int warp, int warps) const {
-    for (int64_t first = 32 * (int64_t)warp; first < count; first += 32 * (int64_t)warps) {
-      const int64_t i = first + lanes::index(), read = i < count ? i : first;
+  template <class Mlp>
+  __device__ void operator()(Mlp& mlp, int warp_index, int warp_count) const {
+    for (int64_t first = 32 * (int64_t)warp_index; first < count;
+         first += 32 * (int64_t)warp_count) {
+      const int64_t i = first + warp::lane_index(), read = i < count ? i : first;
       Point gradient;
       const int owner = (int)owners[read];
-      const float value = gradients ? differentiate(rows, net, spheres, points[read], owner, gradient)
-                                    : predict(rows, net, spheres, points[read], owner);
+      const float value =
+          gradients ? differentiate(mlp, net, spheres, points[read], owner, gradient)
+                    : predict(mlp, net, spheres, points[read], owner);
       if (i < count) values[i] = value;
       if (i < count && gradients) gradients[i] = gradient;
     }
   }
 };
 
-struct TotalTask {
+struct SdfTask {
   Shell shell;
   Network net;
   int rule;
@@ -123,13 +143,15 @@ struct TotalTask {
   const Point* points; // (count, 3)
   float* values;       // (count,)
 
-  template <class Rows>
-  __device__ void operator()(Rows& rows, int warp, int warps) const {
-    for (int64_t first = 32 * (int64_t)warp; first < count; first += 32 * (int64_t)warps) {
-      const int64_t i = first + lanes::index();
-      const Total total(shell, points[i < count ? i : first], rule);
+  template <class Mlp>
+  __device__ void operator()(Mlp& mlp, int warp_index, int warp_count) const {
+    for (int64_t first = 32 * (int64_t)warp_index; first < count;
+         first += 32 * (int64_t)warp_count) {
+      const int64_t i = first + warp::lane_index();
+      const TotalDistance total(shell, points[i < count ? i : first], rule);
       float prediction = 0;
-      if (lanes::ballot(total.asked)) prediction = predict(rows, net, shell.spheres, total.place, max(total.sphere, 0));
+      if (warp::ballot(total.needs_field))
+        prediction = predict(mlp, net, shell.spheres, total.place, max(total.sphere, 0));
       if (i < count) values[i] = total.value(prediction);
     }
   }
@@ -138,13 +160,13 @@ struct TotalTask {
 struct TraceTask {
   Shell shell;
   Network net;
-  March march;
+  TraceOptions options;
   Rays rays;
   Work work;
 
-  template <class Rows>
-  __device__ void operator()(Rows& rows, int, int) const {
-    trace_rays(rows, shell, net, march, rays, work);
+  template <class Mlp>
+  __device__ void operator()(Mlp& mlp, int, int) const {
+    trace_rays(mlp, shell, net, options, rays, work);
   }
 };
 
@@ -154,134 +176,155 @@ struct NormalTask {
   Rays rays;
   Work work;
 
-  template <class Rows>
-  __device__ void operator()(Rows& rows, int warp, int warps) const {
-    find_normals(rows, shell, net, rays, work, warp, warps);
+  template <class Mlp>
+  __device__ void operator()(Mlp& mlp, int warp_index, int warp_count) const {
+    find_normals(mlp, shell, net, rays, work, warp_index, warp_count);
   }
 };
 
-std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> intervals(Tensor spheres, Tensor tree, Tensor origins, Tensor directions, int64_t rule) {
-  const Place place(origins);
+IntervalTensors intervals(Tensor spheres, Tensor tree, Tensor origins, Tensor directions,
+                          int64_t rule) {
+  const Device device(origins);
   const Shell shell = shell_of(spheres, tree);
   const int64_t count = origins.size(0);
-  const Point *o = points_of(origins, "origins"), *d = points_of(directions, "directions", count);
-  Tensor offsets = empty({count + 1}, ScalarType::Long, origins), stops = empty({count}, ScalarType::Float, origins);
+  const Point* o = points_of(origins, "origins");
+  const Point* d = points_of(directions, "directions", count);
+  Tensor offsets = empty({count + 1}, ScalarType::Long, origins);
+  Tensor stops = empty({count}, ScalarType::Float, origins);
   int64_t* offset = offsets.mutable_data_ptr<int64_t>();
   float* stop = stops.mutable_data_ptr<float>();
-  STD_CUDA_CHECK(cudaMemsetAsync(offset, 0, sizeof(int64_t), place.stream));
-  for_each(place, count, [=] __device__(int64_t i) {
+  // The first pass counts the intervals of each ray,
+  STD_CUDA_CHECK(cudaMemsetAsync(offset, 0, sizeof(int64_t), device.stream));
+  for_each(device, count, [=] __device__(int64_t i) {
     const Ray ray(o[i], d[i]);
-    Chords chords;
-    chords.gather(shell, ray);
-    int64_t segments = 0;
-    for (Segment segment; chords.next(shell, ray, rule, segment);) ++segments;
-    stop[i] = chords.stop / ray.length;
-    offset[i + 1] = segments;
+    Crossings crossings;
+    crossings.gather(shell, ray);
+    int64_t intervals = 0;
+    for (Interval interval; crossings.next(shell, ray, rule, interval);) ++intervals;
+    stop[i] = crossings.stop / ray.length;
+    offset[i + 1] = intervals;
   });
+  // their running sum says where those of each ray belong,
   size_t bytes = 0;
-  STD_CUDA_CHECK(cub::DeviceScan::InclusiveSum(nullptr, bytes, offset, offset, count + 1, place.stream));
+  STD_CUDA_CHECK(
+      cub::DeviceScan::InclusiveSum(nullptr, bytes, offset, offset, count + 1, device.stream));
   Tensor scratch = empty({(int64_t)bytes}, ScalarType::Byte, origins);
-  STD_CUDA_CHECK(cub::DeviceScan::InclusiveSum(scratch.mutable_data_ptr(), bytes, offset, offset, count + 1, place.stream));
+  STD_CUDA_CHECK(cub::DeviceScan::InclusiveSum(scratch.mutable_data_ptr(), bytes, offset, offset,
+                                               count + 1, device.stream));
   int64_t total = 0;
-  STD_CUDA_CHECK(cudaMemcpyAsync(&total, offset + count, sizeof total, cudaMemcpyDeviceToHost, place.stream));
-  STD_CUDA_CHECK(cudaStreamSynchronize(place.stream));
-  Tensor starts = empty({total}, ScalarType::Float, origins), ends = empty({total}, ScalarType::Float, origins);
+  STD_CUDA_CHECK(cudaMemcpyAsync(&total, offset + count, sizeof total, cudaMemcpyDeviceToHost,
+                                 device.stream));
+  STD_CUDA_CHECK(cudaStreamSynchronize(device.stream));
+  // and the second pass writes them.
+  Tensor starts = empty({total}, ScalarType::Float, origins);
+  Tensor ends = empty({total}, ScalarType::Float, origins);
   Tensor owners = empty({total}, ScalarType::Long, origins);
   float *start = starts.mutable_data_ptr<float>(), *end = ends.mutable_data_ptr<float>();
   int64_t* sphere = owners.mutable_data_ptr<int64_t>();
-  for_each(place, count, [=] __device__(int64_t i) {
+  for_each(device, count, [=] __device__(int64_t i) {
     const Ray ray(o[i], d[i]);
-    Chords chords;
-    chords.gather(shell, ray);
+    Crossings crossings;
+    crossings.gather(shell, ray);
     int64_t to = offset[i];
-    for (Segment segment; chords.next(shell, ray, rule, segment); ++to) {
-      start[to] = segment.start / ray.length;
-      end[to] = segment.end / ray.length;
-      sphere[to] = segment.sphere;
+    for (Interval interval; crossings.next(shell, ray, rule, interval); ++to) {
+      start[to] = interval.start / ray.length;
+      end[to] = interval.end / ray.length;
+      sphere[to] = interval.sphere;
     }
   });
   return {offsets, starts, ends, owners, stops};
 }
 
 Tensor owners(Tensor spheres, Tensor tree, Tensor points, int64_t rule) {
-  const Place place(points);
+  const Device device(points);
   const Shell shell = shell_of(spheres, tree);
   const Point* p = points_of(points, "points");
   Tensor result = empty({points.size(0)}, ScalarType::Long, points);
   int64_t* to = result.mutable_data_ptr<int64_t>();
-  for_each(place, points.size(0), [=] __device__(int64_t i) { to[i] = owner(shell, p[i], rule); });
+  for_each(device, points.size(0),
+           [=] __device__(int64_t i) { to[i] = owner(shell, p[i], rule); });
   return result;
 }
 
-std::tuple<Tensor, Tensor> gaps(Tensor spheres, Tensor tree, Tensor points, bool inner) {
-  const Place place(points);
+std::tuple<Tensor, Tensor> union_sdfs(Tensor spheres, Tensor tree, Tensor points, bool inner) {
+  const Device device(points);
   const Shell shell = shell_of(spheres, tree);
   const Point* p = points_of(points, "points");
-  Tensor values = empty({points.size(0)}, ScalarType::Float, points), nearest = empty({points.size(0)}, ScalarType::Long, points);
+  Tensor values = empty({points.size(0)}, ScalarType::Float, points);
+  Tensor nearest = empty({points.size(0)}, ScalarType::Long, points);
   float* value = values.mutable_data_ptr<float>();
   int64_t* sphere = nearest.mutable_data_ptr<int64_t>();
-  for_each(place, points.size(0), [=] __device__(int64_t i) {
-    const Gap best = gap(shell, p[i], inner ? 3 : 4);
-    value[i] = best.value;
+  for_each(device, points.size(0), [=] __device__(int64_t i) {
+    const Nearest best = union_sdf(shell, p[i], inner ? kInnerRadius : kOuterRadius);
+    value[i] = best.distance;
     sphere[i] = best.sphere;
   });
   return {values, nearest};
 }
 
-std::tuple<Tensor, Tensor> field(Tensor spheres, Tensor table, Tensor weights, std::vector<int64_t> sizes, double frequency, bool half,
+std::tuple<Tensor, Tensor> field(Tensor spheres, Tensor table, Tensor weights,
+                                 std::vector<int64_t> sizes, double frequency, bool half,
                                  Tensor points, Tensor owner, bool gradient) {
-  const Place place(points);
-  const Network net = network_of(spheres, table, weights, sizes, frequency);
+  const Device device(points);
   const int64_t count = points.size(0);
-  FieldTask task = {net, data<float>(spheres, "spheres", -1, 5), count, points_of(points, "points"), data<int64_t>(owner, "owner", count, 0)};
-  Tensor values = empty({count}, ScalarType::Float, points), gradients = empty({gradient ? count : 0, 3}, ScalarType::Float, points);
+  Tensor values = empty({count}, ScalarType::Float, points);
+  Tensor gradients = empty({gradient ? count : 0, 3}, ScalarType::Float, points);
+  FieldTask task;
+  task.net = network_of(spheres, table, weights, sizes, frequency);
+  task.spheres = data<float>(spheres, "spheres", -1, 5);
+  task.count = count;
+  task.points = points_of(points, "points");
+  task.owners = data<int64_t>(owner, "owner", count, 0);
   task.values = values.mutable_data_ptr<float>();
   task.gradients = gradient ? (Point*)gradients.mutable_data_ptr<float>() : nullptr;
-  run(place, net, half, count, task);
+  run(device, task.net, half, count, task);
   return {values, gradients};
 }
 
-Tensor sdf(Tensor spheres, Tensor tree, Tensor table, Tensor weights, std::vector<int64_t> sizes, double frequency, bool half, Tensor points,
-           int64_t rule) {
-  const Place place(points);
+Tensor sdf(Tensor spheres, Tensor tree, Tensor table, Tensor weights, std::vector<int64_t> sizes,
+           double frequency, bool half, Tensor points, int64_t rule) {
+  const Device device(points);
   const Shell shell = shell_of(spheres, tree);
   const Network net = network_of(spheres, table, weights, sizes, frequency);
   const int64_t count = points.size(0);
+  const Point* p = points_of(points, "points");
   Tensor values = empty({count}, ScalarType::Float, points);
-  const TotalTask task = {shell, net, (int)rule, count, points_of(points, "points"), values.mutable_data_ptr<float>()};
-  run(place, net, half, count, task);
+  const SdfTask task = {shell, net, (int)rule, count, p, values.mutable_data_ptr<float>()};
+  run(device, net, half, count, task);
   return values;
 }
 
-std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> trace(Tensor spheres, Tensor tree, Tensor table, Tensor weights, std::vector<int64_t> sizes,
-                                                         double frequency, bool half, Tensor origins, Tensor directions, int64_t rule,
-                                                         bool exact, bool everywhere, double tolerance) {
-  const Place place(origins);
+TracedTensors trace(Tensor spheres, Tensor tree, Tensor table, Tensor weights,
+                    std::vector<int64_t> sizes, double frequency, bool half, Tensor origins,
+                    Tensor directions, int64_t rule, bool exact, bool everywhere,
+                    double tolerance) {
+  const Device device(origins);
   const Shell shell = shell_of(spheres, tree);
   const Network net = network_of(spheres, table, weights, sizes, frequency);
-  const March march = {(int)rule, exact, everywhere, (float)tolerance};
+  const TraceOptions options = {(int)rule, exact, everywhere, (float)tolerance};
   const int64_t count = origins.size(0);
   STD_TORCH_CHECK(count < INT32_MAX / 2, "origins: at most 2^30 rays at once");
   Traced traced(origins);
   const Rays rays = traced.rays(origins, directions);
-  Tensor scratch = empty({3 + 2 * count}, ScalarType::Int, origins);
+  Tensor scratch = empty({3 + 2 * count}, ScalarType::Int, origins); // three counts, two lists
   int* lists = scratch.mutable_data_ptr<int>();
   const Work work = {lists, lists + 1, lists + 2, lists + 3, lists + 3 + count};
-  STD_CUDA_CHECK(cudaMemsetAsync(lists, 0, 3 * sizeof(int), place.stream));
-  for_each(place, count, [=] __device__(int64_t i) { // which rays meet the shell at all?
+  STD_CUDA_CHECK(cudaMemsetAsync(lists, 0, 3 * sizeof(int), device.stream));
+  for_each(device, count, [=] __device__(int64_t i) { // queue the rays that meet the shell
     Trace trace;
     trace.ray = rays.ray(i);
     rays.store(i, trace);
     if (trace.meets(shell)) work.queue[atomicAdd(work.queued, 1)] = (int)i;
   });
-  run(place, net, half, count, TraceTask{shell, net, march, rays, work}, NormalTask{shell, net, rays, work});
+  run(device, net, half, count, TraceTask{shell, net, options, rays, work},
+      NormalTask{shell, net, rays, work});
   return traced.tuple();
 }
 
 STABLE_TORCH_LIBRARY_IMPL(dss, CUDA, library) {
   library.impl("shell_intervals", TORCH_BOX(&intervals));
   library.impl("shell_owner", TORCH_BOX(&owners));
-  library.impl("shell_gap", TORCH_BOX(&gaps));
+  library.impl("shell_union_sdf", TORCH_BOX(&union_sdfs));
   library.impl("shell_field", TORCH_BOX(&field));
   library.impl("shell_sdf", TORCH_BOX(&sdf));
   library.impl("shell_trace", TORCH_BOX(&trace));

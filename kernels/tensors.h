@@ -1,5 +1,5 @@
-// From torch's tensors to the plain structs of the other headers. dss/ops.py checks the arguments in full and in words;
-// here only what memory safety needs.
+// From torch's tensors to the plain structs of the other headers. dss/ops checks the arguments in
+// full, with messages for users; here only what memory safety needs.
 #pragma once
 
 #include <torch/csrc/stable/library.h>
@@ -17,11 +17,19 @@ namespace dss {
 using torch::headeronly::ScalarType;
 using torch::stable::Tensor;
 
-// The data of a contiguous tensor of shape (rows, columns), or (rows,) for columns = 0; rows < 0: any number.
+// Offsets, start, end, sphere, stop: the fields of dss.ops.Intervals.
+using IntervalTensors = std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor>;
+// t, sphere, normal, steps, intervals: the fields of dss.ops.Traced.
+using TracedTensors = std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor>;
+
+// The data of a contiguous tensor of shape (rows, columns), or (rows,) for columns = 0. Any number
+// of rows is right for rows < 0.
 template <class T>
 const T* data(const Tensor& tensor, const char* name, int64_t rows, int64_t columns) {
-  const bool fits = tensor.dim() == (columns ? 2 : 1) && (rows < 0 || tensor.size(0) == rows) && (!columns || tensor.size(1) == columns);
-  STD_TORCH_CHECK(fits && tensor.is_contiguous(), name, ": expected a contiguous tensor of shape (", rows, ", ", columns, ")");
+  const bool fits = tensor.dim() == (columns ? 2 : 1) && (rows < 0 || tensor.size(0) == rows) &&
+                    (!columns || tensor.size(1) == columns);
+  STD_TORCH_CHECK(fits && tensor.is_contiguous(), name,
+                  ": expected a contiguous tensor of shape (", rows, ", ", columns, ")");
   return tensor.const_data_ptr<T>();
 }
 
@@ -35,36 +43,57 @@ inline Tensor empty(std::initializer_list<int64_t> shape, ScalarType type, const
 
 inline Shell shell_of(const Tensor& spheres, const Tensor& tree) {
   int64_t first_leaf = 0, leaves = 1;
-  for (; leaves * kWide < spheres.size(0); leaves *= kWide) first_leaf += leaves;
-  const bool fits = spheres.size(0) > 0 && tree.dim() == 3 && tree.is_contiguous() && tree.size(0) == first_leaf + leaves &&
-                    tree.size(1) == 6 && tree.size(2) == kWide;
-  STD_TORCH_CHECK(fits, "tree: expected the one that dss.ops.tree made of the spheres");
-  return {reinterpret_cast<const Record*>(tree.const_data_ptr<float>()), data<float>(spheres, "spheres", -1, 5), (int)first_leaf};
+  for (; leaves * kBranching < spheres.size(0); leaves *= kBranching) first_leaf += leaves;
+  const bool fits = spheres.size(0) > 0 && tree.dim() == 3 && tree.is_contiguous() &&
+                    tree.size(0) == first_leaf + leaves && tree.size(1) == 6 &&
+                    tree.size(2) == kBranching;
+  STD_TORCH_CHECK(fits, "tree: expected the one that dss.ops.pack made of the spheres");
+  return {reinterpret_cast<const Record*>(tree.const_data_ptr<float>()),
+          data<float>(spheres, "spheres", -1, 5), (int)first_leaf};
 }
 
-// sizes: layers, width, octaves, local, silu, radial
-inline Network network_of(const Tensor& spheres, const Tensor& table, const Tensor& weights, const std::vector<int64_t>& sizes, double frequency) {
-  STD_TORCH_CHECK(sizes.size() == 6 && sizes[0] > 0, "sizes: expected layers, width, octaves, local, silu, radial");
-  Network net = {nullptr, nullptr, (int)sizes[0], (int)sizes[1], (int)sizes[2], sizes[3] != 0, sizes[4] != 0, sizes[5] != 0, (float)frequency};
+inline Network network_of(const Tensor& spheres, const Tensor& table, const Tensor& weights,
+                          const std::vector<int64_t>& sizes, double frequency) {
+  STD_TORCH_CHECK(sizes.size() == 6 && sizes[0] > 0,
+                  "sizes: expected layers, width, octaves, local, silu, radial");
+  Network net;
+  net.layers = (int)sizes[0];
+  net.width = (int)sizes[1];
+  net.octaves = (int)sizes[2];
+  net.local = sizes[3] != 0;
+  net.silu = sizes[4] != 0;
+  net.radial = sizes[5] != 0;
+  net.frequency = (float)frequency;
   net.table = data<float>(table, "table", spheres.size(0), net.width);
   net.weights = data<float>(weights, "weights", -1, 0);
-  STD_TORCH_CHECK(net.output_row() + net.width + 1 == net.weights + weights.size(0), "weights: expected as many as the sizes tell");
+  const float* end = net.output_row() + net.width + 1;
+  STD_TORCH_CHECK(end == net.weights + weights.size(0),
+                  "weights: expected as many as the sizes tell");
   return net;
 }
 
+// The results of `shell_trace`.
 struct Traced {
-  Tensor t, sphere, normal, steps, segments;
+  Tensor t, sphere, normal, steps, intervals;
 
-  explicit Traced(const Tensor& origins)
-      : t(empty({origins.size(0)}, ScalarType::Float, origins)), sphere(empty({origins.size(0)}, ScalarType::Long, origins)),
-        normal(empty({origins.size(0), 3}, ScalarType::Float, origins)), steps(empty({origins.size(0)}, ScalarType::Int, origins)),
-        segments(empty({origins.size(0)}, ScalarType::Int, origins)) {}
-  Rays rays(const Tensor& origins, const Tensor& directions) {
-    return {points_of(origins, "origins"), points_of(directions, "directions", origins.size(0)),
-            t.mutable_data_ptr<float>(), sphere.mutable_data_ptr<int64_t>(), reinterpret_cast<Point*>(normal.mutable_data_ptr<float>()),
-            steps.mutable_data_ptr<int32_t>(), segments.mutable_data_ptr<int32_t>()};
+  explicit Traced(const Tensor& origins) {
+    const int64_t count = origins.size(0);
+    t = empty({count}, ScalarType::Float, origins);
+    sphere = empty({count}, ScalarType::Long, origins);
+    normal = empty({count, 3}, ScalarType::Float, origins);
+    steps = empty({count}, ScalarType::Int, origins);
+    intervals = empty({count}, ScalarType::Int, origins);
   }
-  std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> tuple() { return {t, sphere, normal, steps, segments}; }
+  Rays rays(const Tensor& origins, const Tensor& directions) {
+    return {points_of(origins, "origins"),
+            points_of(directions, "directions", origins.size(0)),
+            t.mutable_data_ptr<float>(),
+            sphere.mutable_data_ptr<int64_t>(),
+            reinterpret_cast<Point*>(normal.mutable_data_ptr<float>()),
+            steps.mutable_data_ptr<int32_t>(),
+            intervals.mutable_data_ptr<int32_t>()};
+  }
+  TracedTensors tuple() { return {t, sphere, normal, steps, intervals}; }
 };
 
 } // namespace dss

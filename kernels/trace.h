@@ -1,161 +1,202 @@
-// The march of one ray: it says where the field is to be asked next, and takes the answer. Host and device, no torch.
+// Sphere tracing of one ray. The network is evaluated elsewhere, for many rays at a time: a `Trace`
+// says where the field is to be asked next, and takes the answer. Host and device, no torch.
 #pragma once
 
-#include "shell.h"
+#include "intervals.h"
 
 namespace dss {
 
-constexpr float kPaper = 3e-4f; // the paper's eps: a hit is |f| < eps, or a mean of two values below 5 eps
-constexpr float kFloor = 2e-4f; // least step of a ray that does not come closer; doubles every 32 queries
-constexpr float kReach = 2e-3f; // the slope between two queries is trusted as far ahead as this
-constexpr int kLimit = 256;     // queries per segment
+constexpr float kPaperEpsilon = 3e-4f; // a hit of the paper's rule: |f| less than this, or the mean
+                                       // of two successive f less than five times this
+constexpr float kMinStep = 2e-4f;      // of a ray that comes no closer; doubles every 32 queries
+constexpr float kTrustedReach = 2e-3f; // how far ahead the slope between two queries is trusted
+constexpr int kMaxQueries = 256;       // per interval
 
-struct March {
+struct TraceOptions {
   int rule;        // of shell.h
-  bool exact;      // bracket the change of sign; else the paper's hit rule
-  bool everywhere; // rule kEvery: trace each interval, as if all ran in parallel, though an earlier one has a hit
+  bool exact;      // bracket the change of sign; else the paper's rule for hits
+  bool everywhere; // rule kEvery: trace every interval, though an earlier one has a hit, as if all
+                   // ran in parallel
   float tolerance; // of the hit's place along the ray
 };
 
-// Sphere tracing over a ray's segments, front to back. The exact rule: the domain's field is the owner's prediction, and
-// solid from the first inner sphere on; a hit is where it first changes its sign. That may be inside a segment, at a seam
-// between two, at the entry into an outer sphere, or where the inner sphere begins. With rule kEvery the segments overlap
-// and are fields of their own: one that starts in the solid is left to the others, and the first hit of all counts.
+// Traces the ray through its intervals, front to back.
+//
+// The exact rule: along the ray the field is the owner's prediction, and negative from the first
+// inner sphere on. A hit is where it first changes its sign: within an interval, at the seam
+// between two intervals, where the ray enters an outer sphere, or where it enters an inner one.
+// With the rule kEvery the intervals overlap, and each is a field of its own. One that starts in
+// the solid is then left to the others, and the first hit of all counts.
+//
+// The states say what the query in progress is for. "Outside" and "inside" are its answers
+// (positive or not), "on" is the next interval or, where there is none, the end.
+//
+//   Start    at the interval's start
+//              outside -> Step, or End if the step would pass `stop`, or on if it passes the end
+//              inside  -> rule kEvery: on
+//                         no interval ends here: a hit, here
+//                         else: Seam
+//   Step     further along
+//              outside -> Step, End or on, as above; on after kMaxQueries
+//              inside  -> Bracket
+//   End      at the interval's end, which is `stop`, where an inner sphere begins
+//              outside -> a hit, here
+//              inside  -> Bracket
+//   Seam     at the interval's start again, but the sphere of the interval before is asked: did it
+//            change its sign between its last query and its end?
+//              outside -> a hit, here, in the interval's own sphere
+//              inside  -> Bracket, in the sphere of the interval before
+//   Bracket  between `low`, the last query outside, and `high`, the first one inside
+//              either  -> Bracket, or a hit once the bracket is narrow enough
+//
+// After a hit the ray is done; with the rule kEvery it goes on while an earlier hit is possible.
+// The paper's rule knows Start and Step only: see take_paper.
 class Trace {
  public:
   Ray ray;
-  Chords chords;
-  Segment segment;       // its sphere is to be asked
-  float t = 0;           // where
-  float hit = INFINITY;  // so far
-  int sphere = -1;       // that the hit lies in
-  int steps = 0;         // queries
-  int segments = 0;
+  Crossings crossings;
+  Interval interval;
+  float t = 0;          // where the field is to be asked
+  int asked = -1;       // which sphere is to be asked
+  float hit = INFINITY; // so far
+  int sphere = -1;      // that the hit lies in
+  int steps = 0;        // queries
+  int intervals = 0;
 
-  // To the first query: true. Or the ray is done: false. The same holds for `take`.
-  DSS_HD bool begin(const Shell& shell, const March& march) {
-    chords.gather(shell, ray);
-    if (chords.stop == 0) { // the origin lies inside an inner sphere
+  // Go to the first query. False: there is none, the ray is done. `take` returns the same.
+  DSS_HD bool begin(const Shell& shell, const TraceOptions& options) {
+    crossings.gather(shell, ray);
+    if (crossings.stop == 0) { // the origin lies inside an inner sphere
       hit = 0;
-      sphere = chords.solid;
+      sphere = crossings.solid;
       return false;
     }
-    return advance(shell, march);
+    return next_interval(shell, options);
   }
 
-  // Whether `begin` finds anything, for less.
+  // Whether there is anything to do for `begin`, found out more cheaply.
   DSS_HD bool meets(const Shell& shell) {
-    chords.gather(shell, ray);
-    return chords.count > 0 || chords.stop == 0;
+    crossings.gather(shell, ray);
+    return crossings.count > 0 || crossings.stop == 0;
   }
 
-  DSS_HD bool take(const Shell& shell, const March& march, float value) {
+  // Take the answer to the query and go to the next one.
+  DSS_HD bool take(const Shell& shell, const TraceOptions& options, float value) {
     ++steps;
-    ++count;
-    return march.exact ? take_exact(shell, march, value) : take_paper(shell, march, value);
+    ++queries;
+    return options.exact ? take_exact(shell, options, value) : take_paper(shell, options, value);
   }
 
  private:
-  float low = 0, low_value = 0;           // the last query that saw the outside
-  float high = 0, high_value = 0;         // the first one that did not
-  float nearest = INFINITY, way = 0;      // of the hits so far: least t; path inside its sphere of the one chosen
-  int count = 0;                          // queries in this segment
-  int tail = -1;                          // sphere of the segment that ends where this one starts; while it is asked, of this one
-  bool fresh = false;                     // no answer yet in this segment
-  bool last = false;                      // this query is at the end of a segment with solid behind it
-  bool bracketed = false;
+  enum State { kStart, kStep, kEnd, kSeam, kBracket };
 
-  DSS_HD bool advance(const Shell& shell, const March& march) {
-    if (march.rule != kEvery && hit < INFINITY) return false;
-    const Segment before = segment;
-    if (!chords.next(shell, ray, march.rule, segment)) return false;
-    if (!march.everywhere && segment.start >= nearest + window(march)) return false; // as all that follow
-    tail = segments > 0 && segment.start <= before.end ? before.sphere : -1;
-    ++segments;
-    t = segment.start;
-    count = 0;
-    fresh = true;
-    last = bracketed = false;
+  State state = kStart;
+  int queries = 0;                // in this interval, or in this bracket
+  int before = -1;                // sphere of the interval that ends where this one starts
+  float low = 0, low_value = 0;   // the last query outside
+  float high = 0, high_value = 0; // the first query inside
+  float nearest = INFINITY;       // the smallest t of all hits so far
+  float way = 0;                  // from the chosen hit back to the start of its interval
+
+  DSS_HD bool next_interval(const Shell& shell, const TraceOptions& options) {
+    if (options.rule != kEvery && hit < INFINITY) return false;
+    const Interval last = interval;
+    if (!crossings.next(shell, ray, options.rule, interval)) return false;
+    const bool too_late = interval.start >= nearest + window(options); // as are all that follow
+    if (!options.everywhere && too_late) return false;
+    before = intervals > 0 && interval.start <= last.end ? last.sphere : -1;
+    ++intervals;
+    t = interval.start;
+    asked = interval.sphere;
+    queries = 0;
+    state = kStart;
     return true;
   }
 
-  // Of hits closer together than this, the paper takes the one whose ray has been in its sphere for longest.
-  DSS_HD static float window(const March& march) { return march.exact ? 0 : 5 * kPaper; }
+  // Among hits closer together than this, the paper chooses the one with the longest way.
+  DSS_HD static float window(const TraceOptions& options) {
+    return options.exact ? 0 : 5 * kPaperEpsilon;
+  }
 
-  DSS_HD bool found(const Shell& shell, const March& march, float place) {
-    const float inside = place - segment.start;
-    nearest = least(nearest, place);
-    if (hit - nearest > window(march) || (place - nearest < window(march) && inside > way)) {
+  DSS_HD bool hit_at(const Shell& shell, const TraceOptions& options, float place) {
+    const float inside = place - interval.start;
+    nearest = min_of(nearest, place);
+    const bool chosen_is_too_far = hit - nearest > window(options);
+    if (chosen_is_too_far || (place - nearest < window(options) && inside > way)) {
       hit = place;
-      sphere = segment.sphere;
+      sphere = asked;
       way = inside;
     }
-    return advance(shell, march);
+    return next_interval(shell, options);
   }
 
-  // dss.md, section 7, with its order of tests: a last step may leave the sphere by a little.
-  DSS_HD bool take_paper(const Shell& shell, const March& march, float value) {
-    if (fresh) {
-      if (value < -5 * kPaper) return advance(shell, march);
+  // docs/method.md, section 7, in the paper's order of tests: the last step may leave the sphere
+  // by a little. An interval that starts well inside the solid is skipped. `low_value` is the
+  // answer to the query before, of either sign.
+  DSS_HD bool take_paper(const Shell& shell, const TraceOptions& options, float value) {
+    if (state == kStart) {
+      if (value < -5 * kPaperEpsilon) return next_interval(shell, options);
       low_value = value;
-      fresh = false;
+      state = kStep;
     }
     t += value;
-    if (fabsf(value) < kPaper || fabsf(value + low_value) / 2 < 5 * kPaper) return found(shell, march, t);
+    if (fabsf(value) < kPaperEpsilon || fabsf(value + low_value) / 2 < 5 * kPaperEpsilon)
+      return hit_at(shell, options, t);
     low_value = value;
-    return t < segment.end && count < kLimit ? true : advance(shell, march);
+    return t < interval.end && queries < kMaxQueries ? true : next_interval(shell, options);
   }
 
-  DSS_HD bool take_exact(const Shell& shell, const March& march, float value) {
+  DSS_HD bool take_exact(const Shell& shell, const TraceOptions& options, float value) {
     const bool outside = value > 0;
-    if (!bracketed) {
-      if (outside && !last) return step(shell, march, value);
-      if (outside) { // solid begins here by the word of the next sphere, or of the inner one
-        if (t < segment.end) segment.sphere = tail;
-        return found(shell, march, t);
-      }
-      if (fresh && march.rule == kEvery) return advance(shell, march);
-      if (fresh && tail < 0) return found(shell, march, t);
-      if (fresh) { // has the segment before changed its sign between its last query and its end?
-        const int next = segment.sphere;
-        segment.sphere = tail;
-        tail = next;
-        fresh = false;
-        last = true;
-        return true;
-      }
-      bracketed = true;
-      count = 0;
+    if (outside && (state == kStart || state == kStep)) return step(shell, options, value);
+    if (outside && (state == kEnd || state == kSeam)) {
+      asked = interval.sphere;
+      return hit_at(shell, options, t);
+    }
+    if (state == kStart) {
+      if (options.rule == kEvery) return next_interval(shell, options);
+      if (before < 0) return hit_at(shell, options, t);
+      asked = before;
+      state = kSeam;
+      return true;
+    }
+    if (state != kBracket) {
+      state = kBracket;
+      queries = 0;
     }
     (outside ? low : high) = t;
     (outside ? low_value : high_value) = value;
-    return refine(shell, march);
+    return refine(shell, options);
   }
 
-  DSS_HD bool step(const Shell& shell, const March& march, float value) {
-    const bool nearer = !fresh && value < low_value;
-    const float reliable = nearer ? value * (t - low) / (low_value - value) + march.tolerance / 2 : value;
-    const float floor = (nearer ? march.tolerance : kFloor) * (float)(1 << count / 32);
-    const float next = t + most(least(reliable, most(value, kReach)), floor);
+  // The step is the prediction. Where the last query came closer than the one before, the root of
+  // the secant through both is better; it may lead further ahead, but no further than
+  // kTrustedReach.
+  DSS_HD bool step(const Shell& shell, const TraceOptions& options, float value) {
+    const bool closer = state == kStep && value < low_value;
+    const float reliable =
+        closer ? value * (t - low) / (low_value - value) + options.tolerance / 2 : value;
+    const float min_step = (closer ? options.tolerance : kMinStep) * (float)(1 << queries / 32);
+    const float next = t + max_of(min_of(reliable, max_of(value, kTrustedReach)), min_step);
     low = t;
     low_value = value;
-    fresh = false;
-    if (count >= kLimit) return advance(shell, march);
-    if (next >= segment.end && segment.end < chords.stop) return advance(shell, march);
-    last = next >= segment.end;
-    t = last ? segment.end : next;
+    if (queries >= kMaxQueries) return next_interval(shell, options);
+    const bool passed = next >= interval.end;
+    if (passed && interval.end < crossings.stop) return next_interval(shell, options);
+    state = passed ? kEnd : kStep;
+    t = passed ? interval.end : next;
     return true;
   }
 
-  // The secant's root, or every third time the middle, until the bracket is no wider than the tolerance. Where the root
-  // is as good as at one end, a query just beyond it closes the bracket.
-  DSS_HD bool refine(const Shell& shell, const March& march) {
+  // The secant's root, or every third time the middle, until the bracket is no wider than the
+  // tolerance. Where the root is close to one end, a query just beyond it closes the bracket.
+  DSS_HD bool refine(const Shell& shell, const TraceOptions& options) {
     const float width = high - low, root = low + width * (low_value / (low_value - high_value));
-    const float tolerance = most(march.tolerance, 1e-6f * high);
-    if (width <= tolerance || count >= kLimit) return found(shell, march, root);
+    const float tolerance = max_of(options.tolerance, 1e-6f * high);
+    if (width <= tolerance || queries >= kMaxQueries) return hit_at(shell, options, root);
     if (root - low < tolerance / 2) t = low + 0.75f * tolerance;
     else if (high - root < tolerance / 2) t = high - 0.75f * tolerance;
-    else t = count % 3 == 2 ? low + width / 2 : root;
+    else t = queries % 3 == 2 ? low + width / 2 : root;
     return true;
   }
 };
@@ -166,7 +207,7 @@ struct Rays {
   float* t;                          // (n,) in units of the direction's length, inf: no hit
   int64_t* sphere;                   // (n,) that the hit lies in, -1: no hit
   Point* normal;                     // (n, 3)
-  int32_t *steps, *segments;         // (n,)
+  int32_t *steps, *intervals;        // (n,)
 
   DSS_HD Ray ray(int64_t i) const { return Ray(origins[i], directions[i]); }
   DSS_HD void store(int64_t i, const Trace& trace) const {
@@ -174,12 +215,13 @@ struct Rays {
     sphere[i] = trace.sphere;
     normal[i] = {0, 0, 0};
     steps[i] = trace.steps;
-    segments[i] = trace.segments;
+    intervals[i] = trace.intervals;
   }
-  DSS_HD void store(int64_t i, Point gradient) const {
-    const float length = sqrtf(gradient.x * gradient.x + gradient.y * gradient.y + gradient.z * gradient.z);
-    const float scale = 1 / most(length, 1e-12f);
-    normal[i] = {gradient.x * scale, gradient.y * scale, gradient.z * scale};
+  DSS_HD void store_normal(int64_t i, Point gradient) const {
+    const Point g = gradient;
+    const float length = sqrtf(g.x * g.x + g.y * g.y + g.z * g.z);
+    const float scale = 1 / max_of(length, 1e-12f);
+    normal[i] = {g.x * scale, g.y * scale, g.z * scale};
   }
 };
 

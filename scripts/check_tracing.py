@@ -2,7 +2,7 @@
 
     python scripts/check_tracing.py runs/fast/53159 runs/fast/75656 --views 30 --size 64
 
-Hits and depths must be the same. Marching steps over solids thinner along the ray than dss.rendering.tracing.FLOOR, with the shell
+Hits and depths must be the same. Marching steps over solids thinner along the ray than dss.rendering.tracing.MIN_STEP, with the shell
 and without, but not over the same ones: a ray is `grazing` if the difference lies at such a place, else `wrong`.
 """
 
@@ -17,7 +17,7 @@ from dss.fields.base import Field
 from dss.fields.mesh import MeshField
 from dss.geometry.distance import MeshDistance
 from dss.rendering.cameras import Camera, fibonacci
-from dss.rendering.tracing import DEPTH, FLOOR, trace
+from dss.rendering.tracing import MAX_BRACKET, MIN_STEP, trace
 from dss.run import open_run
 from dss.shell.dual_shell import DualShell
 
@@ -44,8 +44,8 @@ def compare(distance: MeshDistance, shell: DualShell, cameras: Iterable[Camera])
 
 
 def _thin(field: Field, origins: Tensor, directions: Tensor, t: Tensor) -> Tensor:
-    """Whether rays leave the solid again within FLOOR of the entry at t (k,)."""
-    t = t[:, None] + torch.linspace(0, FLOOR + 4 * DEPTH, 65, device=t.device)
+    """Whether rays leave the solid again within MIN_STEP of the entry at t (k,)."""
+    t = t[:, None] + torch.linspace(0, MIN_STEP + 4 * MAX_BRACKET, 65, device=t.device)
     points = origins[:, None] + t[..., None] * directions[:, None]
     return (field.sdf(points.reshape(-1, 3)).view(t.shape)[:, 1:] > 0).any(1)
 

@@ -1,4 +1,4 @@
-"""Models and scenes that the tests of dss/views share."""
+"""Models and scenes that the tests of multi-view reconstruction share."""
 
 import json
 import math
@@ -10,13 +10,15 @@ from PIL import Image
 from torch import Tensor, nn
 
 from dss.geometry.similarity import Similarity
-from dss.reconstruction.config import ModelConfig
-from dss.reconstruction.models.neus import NeuS
+from dss.reconstruction.models.neus import NeuS, NeuSSettings
 from dss.rendering.cameras import Camera, look_at
 
 CENTER, RADIUS = np.array([1.0, -2.0, 0.5]), 0.4  # of the ball in the scenes made here
 EYES = [(0, -3, 0.5), (3, 0, 0.2), (-2, 2, 1), (0.5, 2.5, -1.5), (-2.5, -1, -1), (0.3, 0.4, 3)]
-SMALL = ModelConfig(layers=2, width=32, skip=0, feature=8, colour_layers=1, colour_width=32)
+NETWORK = {
+    "layers": 2, "width": 32, "skip": 0, "feature": 8, "colour_layers": 1, "colour_width": 32,
+}  # fmt: skip
+SMALL = NeuSSettings(**NETWORK)
 
 
 class Balls(nn.Module):
@@ -34,19 +36,21 @@ class Balls(nn.Module):
 class Normals(nn.Module):
     """Normals as colours."""
 
-    def forward(self, points: Tensor, directions: Tensor, gradients: Tensor, features: Tensor) -> Tensor:
+    def forward(self, points: Tensor, directions: Tensor, gradients: Tensor, _: Tensor) -> Tensor:
         return (gradients + 1) / 2
 
 
-def ball_model(sharpness: float, balls: tuple[tuple[float, float, float, float], ...] = ((0, 0, 0, 0.5),)) -> NeuS:
-    """A converged NeuS: the exact distance to balls."""
+def ball_model(sharpness: float, balls: tuple[tuple[float, ...], ...] = ((0, 0, 0, 0.5),)) -> NeuS:
+    """A converged NeuS: the exact distance to balls, x y z r each."""
     model = NeuS(SMALL)
     model.distance, model.colour = Balls(torch.tensor(balls)), Normals()
     nn.init.constant_(model.v, math.log(sharpness) / 10)
     return model
 
 
-def pinhole(eye: tuple[float, float, float] = (0.0, -3.0, 0.5), size: int = 48, fov: float = 40.0) -> Camera:
+def pinhole(
+    eye: tuple[float, float, float] = (0.0, -3.0, 0.5), size: int = 48, fov: float = 40.0
+) -> Camera:
     """A camera at `eye` that looks at the origin."""
     pose = look_at(torch.tensor(eye), torch.zeros(3), torch.tensor([0.0, 0.0, 1.0]))
     return Camera.from_fov(pose, fov, size, size)
@@ -60,11 +64,12 @@ def cameras(size: int = 40) -> list[Camera]:
 
 def ball_pixels(camera: Camera) -> np.ndarray:
     """RGBA (h, w, 4) uint8 of a red ball, its mask antialiased over 4 x 4 points per pixel."""
-    places = (camera.centers()[:, None] + (torch.cartesian_prod(*[torch.arange(4).double() + 0.5] * 2) / 4 - 0.5)).reshape(-1, 2)
-    origins, directions = camera.rays(places)
+    offsets = torch.cartesian_prod(*[torch.arange(4).double() + 0.5] * 2) / 4 - 0.5
+    origins, directions = camera.rays((camera.centers()[:, None] + offsets).reshape(-1, 2))
     across = torch.linalg.cross(origins - torch.tensor(CENTER).float(), directions).norm(dim=1)
     share = (across < RADIUS).float().view(camera.height, camera.width, 16).mean(2).numpy()
-    return np.stack([share * 0 + 200, share * 0, share * 0 + 50, 255 * share], -1).round().astype(np.uint8)
+    bands = [share * 0 + 200, share * 0, share * 0 + 50, 255 * share]
+    return np.stack(bands, -1).round().astype(np.uint8)
 
 
 def write_synthetic(folder: Path, size: int = 40) -> Path:
@@ -80,9 +85,3 @@ def write_synthetic(folder: Path, size: int = 40) -> Path:
         about = {"camera_angle_x": float(np.radians(40)), "frames": frames}
         (folder / f"transforms_{split}.json").write_text(json.dumps(about))
     return folder
-
-
-KEYS = {  # of the metrics of a mesh
-    *("chamfer", "chamfer_floor", "surface_mean", "surface_rms", "surface_max", "normal_error_deg"),
-    *("iou_uniform", "iou_near", "bytes", "faces"),
-}

@@ -144,7 +144,7 @@ def test_weights_are_imported_with_the_settings_that_the_field_has(tmp_path, box
 def test_a_cloud_becomes_a_run(tmp_path, ball):
     points = ball.vertices[::40]
     np.savetxt(tmp_path / "cloud.xyz", np.hstack([points, points / 0.9]))
-    tiny = ["samples.count=20", "field.width=16", "fit.epochs=4", "fit.resample=2"]
+    tiny = ["samples.count=20", "field.width=32", "fit.epochs=2", "fit.lr=1e-3"]
     config = load_config("deepsdf_points_smooth", tiny, str(tmp_path / "cloud.xyz"))
     events = []
     run = fit_run(config, tmp_path / "run", progress=events.append)

@@ -17,7 +17,7 @@ from dss.run import PLUGINS, load_config, open_run
 
 README = Path(__file__).parents[1] / "README.md"
 BLOCK = re.compile(r"^`([\w./]+)`\n```\w*\n(.*?)^```$", re.MULTILINE | re.DOTALL)
-TINY = ["samples.count=20000", "fit.epochs=6", "fit.resample=6", "fit.batch_size=512"]
+TINY = ["samples.count=50000", "fit.epochs=10", "fit.resample=10", "fit.batch_size=512"]
 MAX_LINES = 150
 
 

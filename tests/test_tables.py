@@ -14,19 +14,26 @@ COLUMNS = (
 
 
 def test_mean_of_numbers_that_all_rows_have():
-    rows = [{"a": 1, "parts": {"b": 2}, "name": "x", "yes": True, "c": 1.0}, {"a": 4, "parts": {}, "name": "y", "yes": False}]
+    rows = [
+        {"a": 1, "parts": {"b": 2}, "name": "x", "yes": True, "c": 1.0},
+        {"a": 4, "parts": {}, "name": "y", "yes": False},
+    ]
     assert mean_of(rows) == {"a": 2.5, "yes": 0.5}
     assert mean_of(iter(rows)) == mean_of(rows) and mean_of([]) == {}
 
 
 def test_mean_leaves_nan_out_and_keeps_infinity():
     nothing, something = math.nan, 3.0
-    mean = mean_of([{"a": nothing, "b": math.inf, "c": nothing}, {"a": something, "b": 30.0, "c": nothing}])
+    mean = mean_of(
+        [{"a": nothing, "b": math.inf, "c": nothing}, {"a": something, "b": 30.0, "c": nothing}]
+    )
     assert mean["a"] == 3 and mean["b"] == math.inf and math.isnan(mean["c"])
 
 
 def test_table():
-    lines = table({"one": {"bytes": 2048, "chamfer": 0.001}, "another": {"bytes": 10}}, COLUMNS).splitlines()
+    lines = table(
+        {"one": {"bytes": 2048, "chamfer": 0.001}, "another": {"bytes": 10}}, COLUMNS
+    ).splitlines()
     assert lines == [
         "|         | KiB |  chamfer |",
         "| ------- | --: | -------: |",

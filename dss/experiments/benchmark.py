@@ -14,7 +14,7 @@ from dss.fields.base import Field
 from dss.ops import reference
 from dss.rendering.cameras import paper_cameras
 from dss.rendering.isosurface import extract
-from dss.rendering.tracing import DEPTH
+from dss.rendering.tracing import MAX_BRACKET
 from dss.rendering.tracing_paper import PaperHits, central_differences, trace_paper
 from dss.run import load_config
 from dss.tables import Column
@@ -200,7 +200,7 @@ def _operator(
 ) -> Row:
     """`shell_trace`, and its stages as operators of their own; `where` has the operators by name."""
     shell, network, number, device = field.shell.packed, field.network(), ops.RULES.index(rule), field.device
-    arguments = (*shell, *network, *rays, number, exact, everywhere, DEPTH if exact else 1e-5)
+    arguments = (*shell, *network, *rays, number, exact, everywhere, MAX_BRACKET if exact else 1e-5)
     used, result = timed(lambda: where.shell_trace(*arguments), device)
     traced = ops.Traced(*result)
     hit, queries = traced.sphere >= 0, int(traced.steps.sum())

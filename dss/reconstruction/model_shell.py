@@ -16,7 +16,6 @@ from dss.fields.base import Field
 from dss.geometry.distance import MeshDistance
 from dss.geometry.mesh import surface_samples
 from dss.reconstruction.models.base import Model
-from dss.reconstruction.samplers.shell import ShellSettings
 from dss.rendering.isosurface import extract
 from dss.shell.certify import build_shell
 from dss.shell.cover import cover
@@ -42,16 +41,19 @@ class ModelField(Field):
         return torch.maximum(self.model.raw_sdf(points), points.norm(dim=1) - 1)
 
 
-def shell_of_model(model: Model, settings: ShellSettings, seed: int = 0) -> DualShell:
+def shell_of_model(
+    model: Model, count: int, resolution: int, eps: float, seed: int = 0
+) -> DualShell:
     """The checked shell of a model's zero set, on the model's device.
 
-    Raises InputError where the model has no surface, or the checks do not settle.
+    `count` spheres before repairs, `resolution` marching-cubes cells per axis, and the opacity
+    `eps` that may be lost outside the shell. Raises InputError where the model has no surface, or the checks do not settle.
     """
-    mesh = extract(ModelField(model), settings.resolution, "the model")
+    mesh = extract(ModelField(model), resolution, "the model")
     vertices, faces = np.asarray(mesh.vertices), np.asarray(mesh.faces)
-    spheres = _cover(MeshDistance(vertices, faces), settings.spheres, seed)
+    spheres = _cover(MeshDistance(vertices, faces), count, seed)
     shell = build_shell(vertices, faces, *spheres, seed)
-    margin = model.band(settings.eps)
+    margin = model.band(eps)
     shell.outer_radii += margin
     shell.inner_radii.copy_((shell.inner_radii - margin).clamp(min=0))
     shell = shell.to(model.device)

@@ -57,11 +57,12 @@ def posed_images(scene: Path | str, split: str) -> list[PosedImage]:
 
 
 def read_transforms(path: Path | str) -> tuple[float, dict[str, Tensor]]:
-    """The field of view in degrees, and each image's pose (3, 4) float64 by its path in the scene,
-    without suffix.
+    """The field of view in degrees, and the pose (3, 4) float64 of each image.
 
-    The file's axes are OpenGL's: y and z are turned round here. Raises InputError where the file is
-    missing, is no JSON, or lacks a `camera_angle_x` between 0 and pi or a 4x4 `transform_matrix`.
+    An image is named by its path in the scene, without suffix. Poses are camera to world with
+    OpenCV's axes; the file has OpenGL's, whose y and z are turned round here. Raises InputError
+    where the file is missing, is no JSON, or lacks a `camera_angle_x` between 0 and pi or a 4x4
+    `transform_matrix`.
     """
     path = Path(path)
     try:

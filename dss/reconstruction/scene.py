@@ -21,10 +21,10 @@ from torch import Tensor
 from dss.config import SceneSettings
 from dss.errors import InputError, listed
 from dss.geometry.similarity import Similarity
-from dss.rendering.cameras import Camera
 from dss.reconstruction.nerf_synthetic import posed_images
-from dss.rendering.images import image_size, unreadable
 from dss.reconstruction.visual_hull import any_camera_sees, visual_hull
+from dss.rendering.cameras import Camera
+from dss.rendering.images import image_size, unreadable
 
 MARGIN = 1.05  # the object's ball gets the radius 1 / MARGIN
 SUFFIXES = (".png", ".jpg", ".jpeg")

@@ -20,12 +20,12 @@ from dss.checkpoint import (
 )
 from dss.config import PhotoConfig, TrainSettings
 from dss.errors import InputError
-from dss.rendering.cameras import Cameras
 from dss.reconstruction.models import build_model
 from dss.reconstruction.models.base import Model
 from dss.reconstruction.samplers import build_sampler
 from dss.reconstruction.scene import Scene
 from dss.reconstruction.volume_rendering import Rendered, background_colour, render_rays
+from dss.rendering.cameras import Cameras
 
 RELAXED = 1.2  # radius within which gradients are taught to have length 1
 BESIDE = 0.01  # edge of the cube in which normals should agree

@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 
 from dss.config import RenderSettings, SceneSettings
-from dss.rendering.cameras import Camera
 from dss.reconstruction.models.base import Model, Shaded
 from dss.reconstruction.ray_samples import RaySamples, ranks, total, weights
 from dss.reconstruction.samplers.base import Sampler
+from dss.rendering.cameras import Camera
 
 BLOCK = 8  # samples of each ray between two looks at what is left of the light
 BACKGROUNDS = {"white": 1.0, "black": 0.0, "random": 1.0}  # `random` is in training only

@@ -135,18 +135,13 @@ def _domain(field: Field, origins: Tensor, directions: Tensor) -> tuple[Tensor, 
         starts, ends = torch.where(near < far, near, torch.inf)[:, None], far[:, None]
         stop = torch.full_like(near, torch.inf)
     else:
-        offsets, start, end, _, stop = ops.shell_intervals(field.shell.packed, origins, directions)
-        counts = offsets.diff()
-        ray = torch.arange(len(origins), device=origins.device).repeat_interleave(counts)
-        place = torch.arange(len(ray), device=ray.device) - offsets[ray]
-        starts = origins.new_full((len(origins), int(counts.max()) if len(ray) else 1), torch.inf)
-        ends = -starts
-        starts[ray, place], ends[ray, place] = start, end
-        reach = ends.cummax(1).values
-        gap = starts[:, 1:] > reach[:, :-1]
-        merged = torch.nn.functional.pad(gap.cumsum(1), (1, 0))  # to which interval each one goes
-        starts = torch.full_like(starts, torch.inf).scatter_reduce(1, merged, starts, "amin")
-        ends = torch.full_like(ends, -torch.inf).scatter_reduce(1, merged, ends, "amax")
+        found = ops.shell_intervals(field.shell.packed, origins, directions)
+        merged, stop = found.merged(), found.stop
+        ray, count = merged.ray, int(merged.offsets.diff().max()) if len(merged.start) else 1
+        place = torch.arange(len(ray), device=ray.device) - merged.offsets[ray]
+        starts = origins.new_full((len(origins), count), torch.inf)
+        ends = starts.clone()
+        starts[ray, place], ends[ray, place] = merged.start, merged.end
     pad = torch.full_like(starts[:, :1], torch.inf)
     return torch.cat([starts, pad], 1), torch.cat([ends, pad], 1), stop
 

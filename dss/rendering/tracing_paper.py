@@ -76,8 +76,8 @@ def _trace(
     field: Field, origins: Tensor, directions: Tensor, intervals: Callable, differences: Callable
 ) -> PaperHits:
     count = len(origins)
-    offsets, entry, _, sphere, _ = intervals(field.shell.packed, origins, directions)
-    ray = torch.arange(count, device=origins.device).repeat_interleave(offsets.diff())
+    passed = intervals(field.shell.packed, origins, directions)
+    ray, entry, sphere = passed.ray, passed.start, passed.sphere
     middle = ((field.shell.centers[sphere] - origins[ray]) * directions[ray]).sum(1)
     # An interval ends on the far side of its sphere: the paper does not cut it at the inner sphere
     entry, exit = entry + INSET, 2 * middle - entry - INSET

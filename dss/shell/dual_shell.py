@@ -76,12 +76,12 @@ class DualShell(nn.Module):
 
     def inner_gap(self, points: Tensor) -> Tensor:
         """min over spheres of |x - c| - r_in, (n,): an upper bound of the signed distance, negative in inner spheres."""
-        return ops.shell_gap(self.packed, points, inner=True)[0]
+        return ops.shell_union_sdf(self.packed, points, inner=True)[0]
 
     def outer_gap(self, points: Tensor) -> tuple[Tensor, Tensor]:
         """min over spheres of |x - c| - r_out, (n,), and that sphere (n,); positive outside all outer spheres,
         where it is the distance to their union."""
-        return ops.shell_gap(self.packed, points, inner=False)
+        return ops.shell_union_sdf(self.packed, points, inner=False)
 
     def exterior(self, points: Tensor) -> Tensor:
         """(n,) bool: the point certainly lies in the unbounded part of the outer union's complement.

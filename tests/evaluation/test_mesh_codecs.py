@@ -1,4 +1,5 @@
-"""The classic control: quadric decimation and Draco, on a sphere and on files that are not Draco's."""
+"""The classic control: quadric decimation and Draco, on a sphere and on files that are not
+Draco's."""
 
 import numpy as np
 import pytest
@@ -26,7 +27,8 @@ def test_draco_moves_a_vertex_by_half_a_step_at_most(ball, tmp_path, bits):
     path = tmp_path / "ball.drc"
     save_draco(ball, path, bits)
     decoded = load_draco(path)
-    assert decoded.is_watertight and len(decoded.faces) == len(ball.faces) and decoded.volume > 0  # faces still look outwards
+    # Faces still look outwards
+    assert decoded.is_watertight and len(decoded.faces) == len(ball.faces) and decoded.volume > 0
     gap = cKDTree(ball.vertices).query(decoded.vertices)[0].max()
     assert gap <= 3**0.5 * 0.5 * 1.8 / (2**bits - 1) + 1e-6
     assert path.stat().st_size < ball.vertices.astype(np.float32).nbytes / 2

@@ -13,8 +13,8 @@ from dss.fitting.samples import Samples, draw_samples
 from dss.geometry import octree
 from dss.geometry.distance import MeshDistance
 from dss.geometry.mesh import load_mesh, surface_samples
-from dss.rendering.isosurface import extract
 from dss.geometry.similarity import Similarity
+from dss.rendering.isosurface import extract
 from dss.run import Source, open_run, save_field
 
 THINGI32 = (53159, 252119, 64764, 75656, 76277, 78671, 92880, 96481)

@@ -11,7 +11,8 @@ from tests.geometry.test_points import IDENTITY, sample_points_of
 
 
 def test_samples_of_a_sphere_have_its_exact_distance(data):
-    """The published sampling is off by 0.0135 on average, and two thirds of its samples off the normal."""
+    """The published sampling is off by 0.0135 on average, and two thirds of its samples off the
+    normal."""
     cloud = load_points(data / "point_clouds" / "sphere.pts")
     samples = oriented_samples(cloud, 100, 0.05, 0.0, 0)
     true = np.linalg.norm(samples.points.numpy(), axis=1) - 0.9
@@ -19,7 +20,9 @@ def test_samples_of_a_sphere_have_its_exact_distance(data):
     origin = cloud.points[samples.owner.numpy()]
     offset = samples.points.numpy() - origin
     along = (offset * cloud.normals[samples.owner.numpy()]).sum(1)
-    assert np.abs(np.linalg.norm(offset, axis=1) - abs(along)).max() < 1e-6 and along.std() == pytest.approx(0.05, rel=0.05)
+    assert np.abs(
+        np.linalg.norm(offset, axis=1) - abs(along)
+    ).max() < 1e-6 and along.std() == pytest.approx(0.05, rel=0.05)
 
 
 def test_samples_far_from_the_points_know_their_side(box):
@@ -36,11 +39,17 @@ def test_samples_far_from_the_points_know_their_side(box):
 
 
 def test_beside_a_fold_the_nearest_plane_counts():
-    """Two walls at right angles, the solid x < 0 or y < 0: a sample from one wall, far along its normal, is near the other."""
+    """Two walls at right angles, the solid x < 0 or y < 0: a sample from one wall, far along its
+    normal, is near the other."""
     heights = np.arange(0.05, 1, 0.1)
-    points = np.array([[0, y, z] for y in heights for z in heights] + [[x, 0, z] for x in heights for z in heights])
+    points = np.array(
+        [[0, y, z] for y in heights for z in heights]
+        + [[x, 0, z] for x in heights for z in heights]
+    )
     normals = np.repeat([[1.0, 0, 0], [0, 1, 0]], 100, 0)
-    samples = oriented_samples(PointCloud(points, normals, IDENTITY, False, "", ""), 20, 0.2, 0.0, 0)
+    samples = oriented_samples(
+        PointCloud(points, normals, IDENTITY, False, "", ""), 20, 0.2, 0.0, 0
+    )
     x, y = samples.points[:, 0], samples.points[:, 1]
     clear = (x > 0.1) & (y > 0.1)
     error = (samples.sdf - x.minimum(y))[clear].abs()
@@ -49,5 +58,9 @@ def test_beside_a_fold_the_nearest_plane_counts():
 
 def test_seeds_decide_oriented_samples(data):
     cloud = load_points(data / "point_clouds" / "sphere.pts")
-    assert oriented_samples(cloud, 3, 0.05, 0.5, 1).sdf.equal(oriented_samples(cloud, 3, 0.05, 0.5, 1).sdf)
-    assert not oriented_samples(cloud, 3, 0.05, 0.5, 1).sdf.equal(oriented_samples(cloud, 3, 0.05, 0.5, 2).sdf)
+    assert oriented_samples(cloud, 3, 0.05, 0.5, 1).sdf.equal(
+        oriented_samples(cloud, 3, 0.05, 0.5, 1).sdf
+    )
+    assert not oriented_samples(cloud, 3, 0.05, 0.5, 1).sdf.equal(
+        oriented_samples(cloud, 3, 0.05, 0.5, 2).sdf
+    )

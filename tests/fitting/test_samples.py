@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from dss.config import SamplesSettings
-from dss.fitting.samples import ON_SPHERE, PROBE, MIN_SAMPLES, draw_samples
+from dss.fitting.samples import MIN_SAMPLES, ON_SPHERE, PROBE, draw_samples
 from dss.geometry.distance import MeshDistance
 from dss.geometry.mesh import load_mesh
 from dss.shell.dual_shell import DualShell

@@ -34,7 +34,8 @@ def test_is_the_same_at_every_call(mesh):
 
 
 def test_encloses_what_the_field_says(mesh):
-    """The field is evaluated near the surface only; a part that was skipped or cut would show as wrong signs."""
+    """The field is evaluated near the surface only; a part that was skipped or cut would show as
+    wrong signs."""
     points = (np.random.default_rng(0).random((200_000, 3)) * 2 - 1) * demo_mesh.EXTENT
     field = demo_mesh._ornament(demo_mesh._cylindrical(points))
     clear = np.abs(field) > 0.01  # smoothing and decimation move the surface by less

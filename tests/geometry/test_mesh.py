@@ -60,13 +60,25 @@ class TestFormats:
         path.write_bytes(encoded(extension))
         mesh = load_mesh(path)
         report = mesh.report
-        assert (report.faces, report.vertices, report.bodies, report.boundary_edges, report.nonmanifold_edges) == (1280, 642, 1, 0, 0)
+        assert (
+            report.faces,
+            report.vertices,
+            report.bodies,
+            report.boundary_edges,
+            report.nonmanifold_edges,
+        ) == (1280, 642, 1, 0, 0)
         assert report.watertight and "1,280 faces, 642 vertices, 1 body, watertight" in str(report)
         assert mesh.vertices.dtype == np.float64 and mesh.faces.dtype == np.int64
         assert np.allclose(np.linalg.norm(mesh.vertices, axis=1), 0.9, atol=1e-6)
-        assert np.allclose(mesh.similarity.center, [1, 2, 3], atol=1e-6) and mesh.similarity.scale == pytest.approx(2 / 0.9, rel=1e-6)
-        assert np.allclose(as_trimesh(mesh).volume * mesh.similarity.scale**3, BALL.volume, rtol=1e-6)
-        assert mesh.sha256 == hashlib.sha256(path.read_bytes()).hexdigest() and mesh.path == str(path)
+        assert np.allclose(
+            mesh.similarity.center, [1, 2, 3], atol=1e-6
+        ) and mesh.similarity.scale == pytest.approx(2 / 0.9, rel=1e-6)
+        assert np.allclose(
+            as_trimesh(mesh).volume * mesh.similarity.scale**3, BALL.volume, rtol=1e-6
+        )
+        assert mesh.sha256 == hashlib.sha256(path.read_bytes()).hexdigest() and mesh.path == str(
+            path
+        )
 
     def test_radius_and_inverse(self, tmp_path):
         path = tmp_path / "box.ply"
@@ -80,7 +92,8 @@ class TestFormats:
                 load_mesh(path, radius=wrong)
 
     def test_scene(self, tmp_path):
-        """Instances are placed; a mirrored one keeps its outside out; what is not a mesh is dropped."""
+        """Instances are placed; a mirrored one keeps its outside out; what is not a mesh is
+        dropped."""
         scene, box = trimesh.Scene(), trimesh.creation.box()
         scene.add_geometry(box, transform=trimesh.transformations.translation_matrix([3, 0, 0]))
         scene.add_geometry(box, transform=np.diag([-2.0, 1, 1, 1]))
@@ -105,22 +118,39 @@ class TestFormats:
         mesh = load_mesh(path)
         solid = as_trimesh(mesh)
         assert mesh.report.watertight
-        assert solid.volume * mesh.similarity.scale**3 == pytest.approx(3) and solid.area * mesh.similarity.scale**2 == pytest.approx(14)
+        assert solid.volume * mesh.similarity.scale**3 == pytest.approx(
+            3
+        ) and solid.area * mesh.similarity.scale**2 == pytest.approx(14)
 
     def test_demo(self, monkeypatch):
-        """The word stands for the generated mesh, here a quicker one; its hash is that of its arrays."""
+        """The word stands for the generated mesh, here a quicker one; its hash is that of its
+        arrays."""
         monkeypatch.setattr("dss.geometry.demo_mesh.demo_mesh", lambda: BALL)
         mesh = load_mesh("demo")
-        assert mesh.report.watertight and mesh.path == "demo" and mesh.similarity.scale == pytest.approx(2 / 0.9)
-        assert mesh.sha256 == hashlib.sha256(np.asarray(BALL.vertices).tobytes() + np.asarray(BALL.faces).tobytes()).hexdigest()
+        assert (
+            mesh.report.watertight
+            and mesh.path == "demo"
+            and mesh.similarity.scale == pytest.approx(2 / 0.9)
+        )
+        assert (
+            mesh.sha256
+            == hashlib.sha256(
+                np.asarray(BALL.vertices).tobytes() + np.asarray(BALL.faces).tobytes()
+            ).hexdigest()
+        )
 
 
 @pytest.mark.filterwarnings("error")
 class TestCleaning:
     def test_repairs(self, tmp_path):
-        """Unreferenced and duplicate vertices, repeated and zero-area faces go; nothing else moves."""
-        vertices = np.concatenate([BALL.vertices, BALL.vertices[:1], [[9, 9, 9]], BALL.vertices[:1] + 1e-9])
-        faces = np.concatenate([BALL.faces, BALL.faces[:5], np.roll(BALL.faces[:1], 1, 1), [[0, 642, 7]], [[0, 3, 3]]])
+        """Unreferenced and duplicate vertices, repeated and zero-area faces go; nothing else
+        moves."""
+        vertices = np.concatenate(
+            [BALL.vertices, BALL.vertices[:1], [[9, 9, 9]], BALL.vertices[:1] + 1e-9]
+        )
+        faces = np.concatenate(
+            [BALL.faces, BALL.faces[:5], np.roll(BALL.faces[:1], 1, 1), [[0, 642, 7]], [[0, 3, 3]]]
+        )
         faces[0] = np.where(faces[0] == 0, 642, faces[0])
         mesh = load_mesh(write_obj(tmp_path / "a.obj", vertices, faces))
         assert mesh.report.watertight and mesh.report.faces == 1280 and mesh.report.vertices == 642
@@ -129,11 +159,14 @@ class TestCleaning:
 
     def test_close_vertices_stay_apart(self, tmp_path):
         vertices = np.concatenate([BALL.vertices, BALL.vertices + [0, 0, 1e-12]])
-        mesh = load_mesh(write_obj(tmp_path / "a.obj", vertices, np.concatenate([BALL.faces, BALL.faces + 642])))
+        mesh = load_mesh(
+            write_obj(tmp_path / "a.obj", vertices, np.concatenate([BALL.faces, BALL.faces + 642]))
+        )
         assert mesh.report.vertices == 1284 and mesh.report.bodies == 2
 
     def test_zero_area_face_does_not_count_as_a_hole(self, tmp_path):
-        """A T-junction stitched by a face of three collinear corners: closed, though the stitch is removed."""
+        """A T-junction stitched by a face of three collinear corners: closed, though the stitch is
+        removed."""
         box = trimesh.creation.box()
         a, b, c = box.faces[0]
         owner = next(face for face in box.faces[1:] if {a, b} <= set(face))
@@ -143,14 +176,20 @@ class TestCleaning:
         faces += [[b, a, middle][::1], [a, other, middle], [other, b, middle]]
         vertices = np.vstack([box.vertices, box.vertices[[a, b]].mean(0)])
         mesh = load_mesh(write_obj(tmp_path / "a.obj", vertices, faces))
-        assert mesh.report.watertight and mesh.report.faces == 13 and mesh.report.repairs == ("zero-area faces removed: 1",)
+        assert (
+            mesh.report.watertight
+            and mesh.report.faces == 13
+            and mesh.report.repairs == ("zero-area faces removed: 1",)
+        )
 
     def test_membrane_between_touching_bodies(self, tmp_path):
         """Two boxes that share a side, twice: both copies go, and one solid remains."""
         box = trimesh.creation.box()
         mirror = box.vertices * [-1, 1, 1] + [1, 0, 0]
         faces = np.concatenate([box.faces, box.faces[:, ::-1] + 8])
-        mesh = load_mesh(write_obj(tmp_path / "a.obj", np.concatenate([box.vertices, mirror]), faces))
+        mesh = load_mesh(
+            write_obj(tmp_path / "a.obj", np.concatenate([box.vertices, mirror]), faces)
+        )
         assert mesh.report.watertight and mesh.report.faces == 20 and mesh.report.bodies == 1
         assert as_trimesh(mesh).volume * mesh.similarity.scale**3 == pytest.approx(2)
 
@@ -159,7 +198,8 @@ class TestCleaning:
         assert as_trimesh(mesh).volume > 0 and mesh.report.repairs == ("inside out, so turned",)
 
     def test_turned_faces(self, tmp_path):
-        """A hollow ball with a hole and turned faces: the outer surface looks out again, the cavity stays a cavity."""
+        """A hollow ball with a hole and turned faces: the outer surface looks out again, the cavity
+        stays a cavity."""
         faces = np.concatenate([BALL.faces, BALL.faces[:, ::-1] + 642])
         wrong = np.random.default_rng(0).choice(len(faces), 300, replace=False)
         broken = faces.copy()
@@ -177,8 +217,16 @@ class TestCleaning:
         """Two tetrahedra that share an edge: no volume is lost, and the report says what is odd."""
         vertices = [[0, 0, 0], [0, 0, 1], [1, 0, 0], [1, 1, 0], [-1, 0, 0], [-1, -1, 0]]
         tetrahedron = np.array([[0, 1, 2], [0, 3, 1], [0, 2, 3], [1, 3, 2]])
-        mesh = load_mesh(write_obj(tmp_path / "a.obj", vertices, [*tetrahedron, *np.array([0, 1, 4, 5])[tetrahedron]]))
-        assert (mesh.report.nonmanifold_edges, mesh.report.boundary_edges, mesh.report.bodies) == (1, 0, 1)
+        mesh = load_mesh(
+            write_obj(
+                tmp_path / "a.obj", vertices, [*tetrahedron, *np.array([0, 1, 4, 5])[tetrahedron]]
+            )
+        )
+        assert (mesh.report.nonmanifold_edges, mesh.report.boundary_edges, mesh.report.bodies) == (
+            1,
+            0,
+            1,
+        )
         assert as_trimesh(mesh).volume * mesh.similarity.scale**3 == pytest.approx(1 / 3)
 
     @pytest.mark.parametrize("size", [1e-100, 1e-12, 1e-6, 1e6, 1e12, 1e100])
@@ -203,7 +251,9 @@ class TestBadFiles:
 
     @pytest.mark.parametrize("extension", FORMATS)
     @pytest.mark.parametrize(
-        "content", [b"", b"hello\nthis is no mesh\n", np.random.default_rng(0).bytes(5000)], ids=["empty", "text", "garbage"]
+        "content",
+        [b"", b"hello\nthis is no mesh\n", np.random.default_rng(0).bytes(5000)],
+        ids=["empty", "text", "garbage"],
     )
     def test_not_a_mesh(self, tmp_path, extension, content):
         path = tmp_path / f"bad.{extension}"
@@ -216,7 +266,8 @@ class TestBadFiles:
         path = tmp_path / f"cut.{extension}"
         data = encoded(extension)
         path.write_bytes(data[: int(share * len(data))])
-        if (extension, share) == ("obj", 0.99):  # the format has no count of faces and no end: what is left is a mesh with a hole
+        # The format has no count of faces and no end: what is left is a mesh with a hole
+        if (extension, share) == ("obj", 0.99):
             assert not load_mesh(path).report.watertight
         else:
             message(path)
@@ -236,15 +287,24 @@ class TestBadFiles:
         if extension == "obj":
             write_obj(path, vertices, BALL.faces)
         elif extension == "ply":
-            path.write_bytes(encoded("ply").replace(np.float32(BALL.vertices[5, 1]).tobytes(), np.float32(value).tobytes()))
+            path.write_bytes(
+                encoded("ply").replace(
+                    np.float32(BALL.vertices[5, 1]).tobytes(), np.float32(value).tobytes()
+                )
+            )
         else:
-            triangles = b"".join(struct.pack("<12fH", 0, 0, 1, *corners.ravel(), 0) for corners in vertices[BALL.faces])
+            triangles = b"".join(
+                struct.pack("<12fH", 0, 0, 1, *corners.ravel(), 0)
+                for corners in vertices[BALL.faces]
+            )
             path.write_bytes(bytes(80) + struct.pack("<I", len(BALL.faces)) + triangles)
         assert "NaN or infinite" in message(path)
 
     def test_not_finite_among_polygons(self, tmp_path):
         vertices = [[0, 0, 0], [1, 0, 0], [1, 1, 0], [0, 1, 0], [0, 0, float("nan")]]
-        assert "1 of 5 vertices are NaN" in message(write_obj(tmp_path / "a.obj", vertices, [[0, 1, 2, 3], [0, 1, 4]]))
+        assert "1 of 5 vertices are NaN" in message(
+            write_obj(tmp_path / "a.obj", vertices, [[0, 1, 2, 3], [0, 1, 4]])
+        )
 
     def test_no_faces(self, tmp_path):
         assert "no faces" in message(write_obj(tmp_path / "a.obj", BALL.vertices, []))
@@ -256,7 +316,11 @@ class TestBadFiles:
 
     def test_no_volume(self, tmp_path):
         grid = np.array([(x, y, 0.1 * x + 0.3 * y + 7) for x in range(5) for y in range(5)])
-        squares = [[5 * i + j, 5 * i + j + 1, 5 * i + j + 6, 5 * i + j + 5] for i in range(4) for j in range(4)]
+        squares = [
+            [5 * i + j, 5 * i + j + 1, 5 * i + j + 6, 5 * i + j + 5]
+            for i in range(4)
+            for j in range(4)
+        ]
         box = trimesh.creation.box()
         for name, vertices, faces in (
             ("one triangle", np.eye(3), [[0, 1, 2]]),
@@ -265,15 +329,20 @@ class TestBadFiles:
             ("a flattened box", box.vertices * [1, 1, 0], box.faces),
             ("a line", [[0, 0, 0], [1, 1, 1], [2, 2, 2]], [[0, 1, 2]]),
         ):
-            assert "no volume" in message(write_obj(tmp_path / f"{name}.obj", vertices, faces)), name
+            assert "no volume" in message(write_obj(tmp_path / f"{name}.obj", vertices, faces)), (
+                name
+            )
 
     def test_no_extent(self, tmp_path):
         for size in (0, 1e-200, 1e300):
-            assert "span" in message(write_obj(tmp_path / "a.obj", BALL.vertices * size, BALL.faces))
+            assert "span" in message(
+                write_obj(tmp_path / "a.obj", BALL.vertices * size, BALL.faces)
+            )
 
 
 class TestEnclosingBall:
-    """The optimum is unique, and known by its certificate: the centre lies in the hull of the points on the boundary."""
+    """The optimum is unique, and known by its certificate: the centre lies in the hull of the
+    points on the boundary."""
 
     @pytest.mark.parametrize("kind", ["cloud", "sphere", "lattice", "flat"])
     def test_certificate(self, kind):
@@ -302,12 +371,18 @@ class TestEnclosingBall:
 
 class TestSurfaceSamples:
     def test_uniform(self):
-        """Counts per face follow the areas, and points the faces: chi-square and moments of a stretched box."""
+        """Counts per face follow the areas, and points the faces: chi-square and moments of a
+        stretched box."""
         box = trimesh.creation.box((1, 2, 3))
-        points, face = surface_samples(np.asarray(box.vertices), np.asarray(box.faces), 200_000, seed=3)
+        points, face = surface_samples(
+            np.asarray(box.vertices), np.asarray(box.faces), 200_000, seed=3
+        )
         expected = box.area_faces / box.area * len(points)
-        assert ((np.bincount(face, minlength=12) - expected) ** 2 / expected).sum() < 40  # 11 degrees of freedom
-        assert np.allclose(trimesh.triangles.closest_point(box.triangles[face], points), points, atol=1e-12)
+        # 11 degrees of freedom
+        assert ((np.bincount(face, minlength=12) - expected) ** 2 / expected).sum() < 40
+        assert np.allclose(
+            trimesh.triangles.closest_point(box.triangles[face], points), points, atol=1e-12
+        )
         for index in range(12):
             inside = points[face == index]
             assert np.allclose(inside.mean(0), box.triangles_center[index], atol=0.03)
@@ -315,7 +390,11 @@ class TestSurfaceSamples:
     def test_seed(self):
         vertices, faces = np.asarray(BALL.vertices), np.asarray(BALL.faces)
         first, again, other = (surface_samples(vertices, faces, 100, seed) for seed in (1, 1, 2))
-        assert (first[0] == again[0]).all() and (first[1] == again[1]).all() and (first[0] != other[0]).any()
+        assert (
+            (first[0] == again[0]).all()
+            and (first[1] == again[1]).all()
+            and (first[0] != other[0]).any()
+        )
 
 
 def test_thingi32_is_already_normalised(data):
@@ -323,5 +402,7 @@ def test_thingi32_is_already_normalised(data):
         mesh, raw = load_mesh(path), trimesh.load(path, process=False)
         assert np.abs(mesh.similarity.center).max() < 1e-6 and abs(mesh.similarity.scale - 1) < 1e-6
         assert np.linalg.norm(mesh.vertices, axis=1).max() == pytest.approx(0.9, abs=1e-6)
-        assert (mesh.faces == raw.faces).all() and np.allclose(mesh.similarity.apply(mesh.vertices), raw.vertices, atol=1e-14)
+        assert (mesh.faces == raw.faces).all() and np.allclose(
+            mesh.similarity.apply(mesh.vertices), raw.vertices, atol=1e-14
+        )
         assert mesh.report.repairs == () and mesh.report.watertight == (path.stem != "96481")

@@ -27,7 +27,11 @@ def write(path, *columns):
 
 def write_ply(path, points, normals=None, binary=True):
     meshes = pymeshlab.MeshSet()
-    meshes.add_mesh(pymeshlab.Mesh(points, v_normals_matrix=normals) if normals is not None else pymeshlab.Mesh(points))
+    meshes.add_mesh(
+        pymeshlab.Mesh(points, v_normals_matrix=normals)
+        if normals is not None
+        else pymeshlab.Mesh(points)
+    )
     meshes.save_current_mesh(str(path), binary=binary, save_vertex_normal=normals is not None)
     return path
 
@@ -79,13 +83,20 @@ def sample_points_of(mesh: trimesh.Trimesh, count: int):
 
 
 def test_a_cloud_from_a_mesh_keeps_its_frame(tmp_path, ball):
-    ball.copy().apply_transform(trimesh.transformations.scale_and_translate(SIZE, CENTER)).export(tmp_path / "ball.ply")
+    ball.copy().apply_transform(trimesh.transformations.scale_and_translate(SIZE, CENTER)).export(
+        tmp_path / "ball.ply"
+    )
     mesh = load_mesh(tmp_path / "ball.ply")
     cloud = sample_points(mesh, 500)
     assert not is_cloud(tmp_path / "ball.ply") and cloud.similarity == mesh.similarity
     assert np.allclose(np.linalg.norm(cloud.points, axis=1), 0.9, atol=1e-3)
     assert (cloud.normals * cloud.points).sum(1).min() > 0.89
-    assert np.abs(np.linalg.norm(cloud.similarity.apply(cloud.points) - CENTER, axis=1) - 0.9 * SIZE).max() < 0.01
+    assert (
+        np.abs(
+            np.linalg.norm(cloud.similarity.apply(cloud.points) - CENTER, axis=1) - 0.9 * SIZE
+        ).max()
+        < 0.01
+    )
 
 
 def test_bad_input(tmp_path):

@@ -8,7 +8,9 @@ SIMILARITY = Similarity((5e5, -3e6, 12.0), 2.5)
 
 
 def test_apply_is_scale_then_shift():
-    assert SIMILARITY.apply(np.array([[1.0, 2.0, -2.0]])).tolist() == [[500_002.5, -2_999_995.0, 7.0]]
+    assert SIMILARITY.apply(np.array([[1.0, 2.0, -2.0]])).tolist() == [
+        [500_002.5, -2_999_995.0, 7.0]
+    ]
 
 
 @pytest.mark.parametrize("kind", [np.asarray, torch.tensor])

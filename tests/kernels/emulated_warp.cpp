@@ -1,6 +1,6 @@
-// kernels/warp.h on the host: the 32 lanes of a warp are fibers that hand over to each other at every collective call. So
-// the CUDA kernels' logic is tested without a GPU: the layout of the matrix tiles as PTX documents it, the reuse of
-// lanes, and that all lanes make the same calls.
+// kernels/warp_trace.h on the host: the 32 lanes of a warp are fibers that hand over to each other at
+// every collective call. So the CUDA kernels' logic is tested without a GPU: the layout of the matrix
+// tiles as PTX documents it, the reuse of lanes, and that all lanes make the same calls.
 
 #include <math.h>
 #include <stdint.h>
@@ -13,10 +13,10 @@
 #include <vector>
 
 namespace dss {
-namespace lanes {
+namespace warp {
 
 constexpr int kLanes = 32, kStackBytes = 1 << 18;
-constexpr unsigned kAll = 0xffffffffu;
+constexpr unsigned kAllLanes = 0xffffffffu;
 
 struct Slot {
   char kind; // which call
@@ -29,7 +29,7 @@ bool done[kLanes];
 ucontext_t host, fiber[kLanes];
 const std::function<void()>* body;
 
-inline int index() { return now; }
+inline int lane_index() { return now; }
 
 // Leave `mine` for the other lanes, wait until all have arrived, and see what they left.
 inline const Slot* exchange(const Slot& mine) {
@@ -77,27 +77,27 @@ inline unsigned ballot(bool value) {
   for (int lane = 0; lane < kLanes; ++lane) result |= all[lane].word[0] << lane;
   return result;
 }
-inline int count(unsigned mask) { return __builtin_popcount(mask); }
+inline int count_bits(unsigned mask) { return __builtin_popcount(mask); }
 template <class T>
-T from(T value, int lane) {
+T from_lane(T value, int lane) {
   Slot mine = {'f', {}, nullptr};
   memcpy(mine.word, &value, sizeof value);
   memcpy(&value, exchange(mine)[lane].word, sizeof value);
   return value;
 }
 template <class T>
-T across(T value, int mask) {
-  return from(value, now ^ mask);
+T from_lane_xor(T value, int mask) {
+  return from_lane(value, now ^ mask);
 }
 inline int fetch_add(int* counter, int amount) { return (*counter += amount) - amount; }
 inline float rough_tanh(float x) { return tanhf(x); }
-inline uint16_t half_of(float value) {
+inline uint16_t to_half(float value) {
   const _Float16 half = value;
   uint16_t bits;
   memcpy(&bits, &half, 2);
   return bits;
 }
-inline uint32_t halves(float low, float high) { return half_of(low) | (uint32_t)half_of(high) << 16; }
+inline uint32_t pack_halves(float low, float high) { return to_half(low) | (uint32_t)to_half(high) << 16; }
 inline float half_in(uint32_t pair, int which) {
   const uint16_t bits = pair >> 16 * which;
   _Float16 half;
@@ -109,7 +109,7 @@ inline void load_tiles(uint32_t (&tiles)[4], const uint16_t* row) {
   const Slot* all = exchange({'l', {}, row});
   for (int i = 0; i < 4; ++i) memcpy(&tiles[i], all[8 * i + now / 4].row + now % 4 * 2, 4);
 }
-inline void multiply(float (&c)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
+inline void multiply_add(float (&c)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
   const Slot* all = exchange({'m', {a[0], a[1], a[2], a[3], b0, b1}, nullptr});
   for (int i = 0; i < 4; ++i) {
     const int row = now / 4, column = now % 4 * 2 + i % 2;
@@ -120,33 +120,33 @@ inline void multiply(float (&c)[4], const uint32_t (&a)[4], uint32_t b0, uint32_
   }
 }
 
-} // namespace lanes
+} // namespace warp
 } // namespace dss
 
-#include "../kernels/warp.h"
+#include "../../kernels/warp_trace.h"
 
 namespace dss {
 
 template <class Work>
-void with_rows(const Network& net, bool half, Work work) {
+void with_mlp(const Network& net, bool half, Work work) {
   auto run = [&](auto* type) {
-    using Rows = std::remove_pointer_t<decltype(type)>;
-    std::vector<float> packed(Rows::packed_size(net)), shared(Rows::shared_bytes(net) / 4 + 8);
-    for (size_t i = 0; i < packed.size(); ++i) packed[i] = Rows::packed(net, i);
+    using Mlp = std::remove_pointer_t<decltype(type)>;
+    std::vector<float> packed(Mlp::packed_size(net)), shared(Mlp::shared_bytes(net) / 4 + 8);
+    for (size_t i = 0; i < packed.size(); ++i) packed[i] = Mlp::packed(net, i);
     char* aligned = (char*)(((uintptr_t)shared.data() + 15) / 16 * 16);
-    for (int thread = 0; thread < 4; ++thread) Rows::load(net, aligned, thread, 4);
-    lanes::run([&] {
-      Rows rows(net, packed.data(), aligned, 1);
-      work(rows);
+    for (int thread = 0; thread < 4; ++thread) Mlp::load(net, aligned, thread, 4);
+    warp::run([&] {
+      Mlp mlp(net, packed.data(), aligned, 1);
+      work(mlp);
     });
   };
-  if (net.width <= 64) half ? run((HalfRows<64>*)nullptr) : run((FloatRows<64>*)nullptr);
-  else half ? run((HalfRows<128>*)nullptr) : run((FloatRows<128>*)nullptr);
+  if (net.width <= 64) half ? run((FusedMlpHalf<64>*)nullptr) : run((FusedMlpFloat<64>*)nullptr);
+  else half ? run((FusedMlpHalf<128>*)nullptr) : run((FusedMlpFloat<128>*)nullptr);
 }
 
 Shell shell_from(const float* spheres, int count, const float* tree) {
   int first_leaf = 0;
-  for (int leaves = 1; leaves * kWide < count; leaves *= kWide) first_leaf += leaves;
+  for (int leaves = 1; leaves * kBranching < count; leaves *= kBranching) first_leaf += leaves;
   return {(const Record*)tree, spheres, first_leaf};
 }
 
@@ -156,12 +156,12 @@ using namespace dss;
 
 extern "C" void emulated_field(const float* spheres, Network net, bool half, int count, const Point* points, const int* owners, float* values,
                                Point* gradients) {
-  with_rows(net, half, [&](auto& rows) {
+  with_mlp(net, half, [&](auto& mlp) {
     for (int first = 0; first < count; first += 32) {
-      const int i = first + lanes::index(), read = i < count ? i : first;
+      const int i = first + warp::lane_index(), read = i < count ? i : first;
       Point gradient;
-      const float value = predict(rows, net, spheres, points[read], owners[read]);
-      const float again = differentiate(rows, net, spheres, points[read], owners[read], gradient);
+      const float value = predict(mlp, net, spheres, points[read], owners[read]);
+      const float again = differentiate(mlp, net, spheres, points[read], owners[read], gradient);
       if (i >= count) continue;
       values[i] = fabsf(value - again) < 1e-6f ? value : NAN;
       gradients[i] = gradient;
@@ -169,7 +169,7 @@ extern "C" void emulated_field(const float* spheres, Network net, bool half, int
   });
 }
 
-extern "C" void emulated_trace(const float* spheres, int sphere_count, const float* tree, Network net, bool half, March march, int count, Rays rays) {
+extern "C" void emulated_trace(const float* spheres, int sphere_count, const float* tree, Network net, bool half, TraceOptions options, int count, Rays rays) {
   const Shell shell = shell_from(spheres, sphere_count, tree);
   int taken = 0, queued = 0, found = 0;
   std::vector<int> queue(count), hits(count);
@@ -180,9 +180,9 @@ extern "C" void emulated_trace(const float* spheres, int sphere_count, const flo
     if (trace.meets(shell)) queue[queued++] = i;
   }
   const Work work = {&taken, &queued, &found, queue.data(), hits.data()};
-  with_rows(net, half, [&](auto& rows) {
-    trace_rays(rows, shell, net, march, rays, work);
-    lanes::sync();
-    find_normals(rows, shell, net, rays, work, 0, 1);
+  with_mlp(net, half, [&](auto& mlp) {
+    trace_rays(mlp, shell, net, options, rays, work);
+    warp::sync();
+    find_normals(mlp, shell, net, rays, work, 0, 1);
   });
 }

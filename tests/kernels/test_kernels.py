@@ -53,7 +53,7 @@ def compiler(folder: Path, script: str) -> str:
     return f"{folder}:{os.environ['PATH']}"
 
 
-def test_without_a_compiler_the_twins_answer_and_one_line_says_so(tmp_path):
+def test_without_a_compiler_the_reference_answers_and_one_line_says_so(tmp_path):
     ran = python(USE, PYTHONPATH=str(copied(tmp_path)), PYTHONSAFEPATH="1", PATH="/nonexistent")
     assert ran.stdout.strip() == "[0, -1]"
     (notice,) = ran.stderr.strip().splitlines()
@@ -108,7 +108,7 @@ for half in (False, True):
     network = field.network()._replace(half=half)
     ops.shell_intervals(field.shell.packed, points, directions, "relative")
     owner = ops.shell_owner(field.shell.packed, points, "smallest").clamp(min=0)
-    ops.shell_gap(field.shell.packed, points, True)
+    ops.shell_union_sdf(field.shell.packed, points, True)
     ops.shell_field(field.shell.packed, network, points, owner, gradient=True)
     ops.shell_sdf(field.shell.packed, network, points, "relative")
     for rule in ops.RULES:
@@ -149,12 +149,12 @@ class Network(ctypes.Structure):
                 ("frequency", ctypes.c_float)]  # fmt: skip
 
 
-class March(ctypes.Structure):
+class TraceOptions(ctypes.Structure):
     _fields_ = [("rule", ctypes.c_int), ("exact", ctypes.c_bool), ("everywhere", ctypes.c_bool), ("tolerance", ctypes.c_float)]
 
 
 class Rays(ctypes.Structure):
-    _fields_ = [(name, ctypes.c_void_p) for name in ("origins", "directions", "t", "sphere", "normal", "steps", "segments")]
+    _fields_ = [(name, ctypes.c_void_p) for name in ("origins", "directions", "t", "sphere", "normal", "steps", "intervals")]
 
 
 @pytest.fixture(scope="module")
@@ -168,7 +168,7 @@ def warp(tmp_path_factory) -> ctypes.CDLL:
     loaded = ctypes.CDLL(str(library))
     pointer = ctypes.c_void_p
     loaded.emulated_field.argtypes = [pointer, Network, ctypes.c_bool, ctypes.c_int, pointer, pointer, pointer, pointer]
-    loaded.emulated_trace.argtypes = [pointer, ctypes.c_int, pointer, Network, ctypes.c_bool, March, ctypes.c_int, Rays]
+    loaded.emulated_trace.argtypes = [pointer, ctypes.c_int, pointer, Network, ctypes.c_bool, TraceOptions, ctypes.c_int, Rays]
     return loaded
 
 
@@ -217,8 +217,8 @@ def test_a_warp_traces_rays(warp, rule, exact, half):
     expected = ops.shell_trace(shell.packed, network, origins, directions, rule, exact)
     got = ops.Traced(*(torch.empty_like(tensor) for tensor in expected))
     rays = Rays(*(tensor.data_ptr() for tensor in (origins, directions, *got)))
-    march = March(ops.RULES.index(rule), exact, False, 1e-5)
-    warp.emulated_trace(shell.packed.spheres.data_ptr(), len(shell), shell.packed.tree.data_ptr(), native, half, march, 200, rays)
+    options = TraceOptions(ops.RULES.index(rule), exact, False, 1e-5)
+    warp.emulated_trace(shell.packed.spheres.data_ptr(), len(shell), shell.packed.tree.data_ptr(), native, half, options, 200, rays)
     hit, both = expected.t.isfinite(), expected.t.isfinite() & got.t.isfinite()
     assert (got.t.isfinite() != hit).sum() <= (2 if half else 0) and hit.sum() > 50
     error = ((got.t - expected.t).abs() * directions.norm(dim=1))[both]

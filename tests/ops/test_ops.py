@@ -1,4 +1,5 @@
-"""The operators: twins against closed forms and brute force, compiled kernels against the twins, and what they refuse."""
+"""The operators: the reference against closed forms and brute force, the compiled kernels against the
+reference, and what they refuse."""
 
 import copy
 import math
@@ -16,7 +17,7 @@ from dss.fields.base import Field
 from dss.fields.dual_shell import DualShellSettings
 from dss.geometry.distance import MeshDistance
 from dss.geometry.mesh import load_mesh, surface_samples
-from dss.ops import reference as twins
+from dss.ops import reference as plain
 from dss.rendering import tracing
 from dss.rendering.cameras import fibonacci
 from dss.shell.dual_shell import DualShell
@@ -49,11 +50,11 @@ def on_cuda(name, *arguments):
     return moved(getattr(torch.ops.dss, name).default(*(moved(value, "cuda") for value in arguments)), "cpu")
 
 
-def twin(name, *arguments):
-    return getattr(twins, name)(*arguments)
+def reference(name, *arguments):
+    return getattr(plain, name)(*arguments)
 
 
-BACKENDS = [twin, compiled, pytest.param(on_cuda, marks=pytest.mark.cuda)]
+BACKENDS = [reference, compiled, pytest.param(on_cuda, marks=pytest.mark.cuda)]
 KERNELS = BACKENDS[1:]
 
 
@@ -208,7 +209,7 @@ def test_intervals_of_a_real_shell_are_those_of_brute_force(backend, real):
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("rule", ["smallest", "relative"])
 @pytest.mark.parametrize("make", [random_shell, dense_shell])
-def test_a_partition_has_the_right_owner_and_covers_what_all_chords_cover(backend, rule, make):
+def test_a_partition_has_the_right_owner_and_covers_the_union(backend, rule, make):
     check_partition(backend, make(), rule, *rays(300))
 
 
@@ -231,7 +232,7 @@ def check_partition(backend, shell, rule, origins, directions):
         score = torch.where(distance < radii, distance / radii if rule == "relative" else radii.expand_as(distance), torch.inf)
         mine = score.gather(1, sphere[:, None])[:, 0]
         assert ((mine - score.amin(1) < 1e-5) | (end - start < 1e-4)).all()  # nearly equal scores: a seam, up to rounding
-    # the union of all chords, by brute force, has the length of the partition
+    # the union of all outer spheres, by brute force, has the length of the partition
     total = torch.zeros(len(origins)).index_add_(0, ray, end - start)
     for i in range(len(origins)):
         length, reach = 0.0, 0.0
@@ -245,7 +246,7 @@ def check_partition(backend, shell, rule, origins, directions):
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_owner_and_gaps_are_those_of_brute_force(backend):
+def test_owner_and_union_sdf_are_those_of_brute_force(backend):
     for shell in (random_shell(), dense_shell(), random_shell(9), random_shell(700, least=0.005)):
         points = torch.rand(3000, 3, generator=torch.Generator().manual_seed(2)) * 2.4 - 1.2
         distance = np.linalg.norm(points.double().numpy()[:, None] - shell.centers.double().numpy(), axis=2)
@@ -258,7 +259,7 @@ def test_owner_and_gaps_are_those_of_brute_force(backend):
             got = backend("shell_owner", *shell.packed, points, RULES[rule]).numpy()
             assert ((got == expected) | tie | ~clear).all()
         for inner, radii in ((True, shell.inner_radii), (False, shell.outer_radii)):
-            gap, nearest = backend("shell_gap", *shell.packed, points, inner)
+            gap, nearest = backend("shell_union_sdf", *shell.packed, points, inner)
             expected = distance - radii.double().numpy()
             np.testing.assert_allclose(gap.numpy(), expected.min(1), atol=1e-6)
             np.testing.assert_allclose(np.take_along_axis(expected, nearest.numpy()[:, None], 1)[:, 0], expected.min(1), atol=1e-6)
@@ -281,14 +282,14 @@ def test_field_and_gradient_are_those_of_the_module_and_of_autograd(backend, opt
     assert backend("shell_field", shell.packed.spheres, *net, points, owner, False)[1].shape == (0, 3)
 
 
-def test_the_twin_s_gradient_is_exact_in_float64():
+def test_the_gradient_of_the_reference_is_exact_in_float64():
     shell = random_shell(30)
     for options in NETWORKS:
         field = copy.deepcopy(network(shell, **options)[0]).double()
         points = (torch.rand(200, 3, dtype=torch.float64) * 2 - 1).requires_grad_()
         owner = torch.randint(len(shell), (200,))
         (slope,) = torch.autograd.grad(field(points, owner).sum(), points)
-        got = twins.shell_field(field.shell.packed.spheres, *field.network(), points.detach(), owner, True)[1]
+        got = plain.shell_field(field.shell.packed.spheres, *field.network(), points.detach(), owner, True)[1]
         torch.testing.assert_close(got, slope, atol=1e-12, rtol=1e-9)
 
 
@@ -336,7 +337,7 @@ def test_hits_of_a_union_of_balls_are_in_closed_form(backend, rule, count):
     assert ((got.t - t).abs() * slant)[first].max() < 1e-5
     normal = (points - c[got.sphere])[clear] / 0.15
     torch.testing.assert_close(got.normal[clear].double(), normal, atol=1e-4, rtol=0)
-    offsets, start, end, owner, _ = twins.shell_intervals(*shell.packed, origins, directions, RULES[rule])
+    offsets, start, end, owner, _ = plain.shell_intervals(*shell.packed, origins, directions, RULES[rule])
     for i in clear.nonzero()[:50, 0].tolist():
         inside = owner[offsets[i] : offsets[i + 1]] == got.sphere[i]
         low, high = start[offsets[i] : offsets[i + 1]][inside], end[offsets[i] : offsets[i + 1]][inside]
@@ -347,13 +348,13 @@ def test_hits_of_a_union_of_balls_are_in_closed_form(backend, rule, count):
 
 def both_trace(backend, shell, net, origins, directions, rule, exact, everywhere=False):
     arguments = (*shell.packed, *net, origins, directions, RULES[rule], exact, everywhere, 1e-5)
-    return ops.Traced(*backend("shell_trace", *arguments)), ops.Traced(*twins.shell_trace(*arguments))
+    return ops.Traced(*backend("shell_trace", *arguments)), ops.Traced(*plain.shell_trace(*arguments))
 
 
 @pytest.mark.parametrize("backend", KERNELS)
 @pytest.mark.parametrize("exact", [True, False])
 @pytest.mark.parametrize("rule", RULES)
-def test_kernels_hit_what_the_twin_hits(backend, exact, rule, fitted):
+def test_kernels_hit_what_the_reference_hits(backend, exact, rule, fitted):
     fields = [fitted, network(random_shell(), width=24)[0], network(random_shell(seed=1), width=24)[0]]
     for shell, net in ((field.shell, field.network()) for field in fields):
         origins, directions = rays(1500, seed=2)
@@ -372,7 +373,7 @@ def test_kernels_hit_what_the_twin_hits(backend, exact, rule, fitted):
 @pytest.mark.parametrize("backend", KERNELS)
 @pytest.mark.parametrize("rule", ["smallest", "relative"])
 @pytest.mark.parametrize("name", ["fitted", "real"])
-def test_where_kernels_and_twin_differ_there_is_a_silhouette_or_a_seam(backend, rule, name, request):
+def test_where_kernels_and_reference_differ_there_is_a_silhouette_or_a_seam(backend, rule, name, request):
     field = request.getfixturevalue(name)
     shell, net = field.shell, field.network()
     origins, directions = (torch.cat(part) for part in zip(*(camera.rays() for camera in fibonacci(3, 80)), strict=True))
@@ -390,8 +391,8 @@ def test_where_kernels_and_twin_differ_there_is_a_silhouette_or_a_seam(backend, 
 def along(field, origins, directions, t, rule):
     """Owner and prediction (k, m) at t (k, m) of rays (k,)."""
     points = (origins[:, None] + t[..., None] * directions[:, None]).view(-1, 3)
-    owner = twins.shell_owner(*field.shell.packed, points, RULES[rule])
-    value = twins.shell_field(field.shell.packed.spheres, *field.network(), points, owner.clamp(min=0), False)[0]
+    owner = plain.shell_owner(*field.shell.packed, points, RULES[rule])
+    value = plain.shell_field(field.shell.packed.spheres, *field.network(), points, owner.clamp(min=0), False)[0]
     return owner.view(t.shape), value.view(t.shape)
 
 
@@ -470,7 +471,7 @@ def test_every_operator_is_registered_as_torch_wants_it():
     calls = {
         "shell_intervals": (*shell.packed, points - 2, directions, 2),
         "shell_owner": (*shell.packed, points, 1),
-        "shell_gap": (*shell.packed, points, True),
+        "shell_union_sdf": (*shell.packed, points, True),
         "shell_field": (shell.packed.spheres, *net, points, owner, True),
         "shell_sdf": (*shell.packed, *net, points, 2),
         "shell_trace": (*shell.packed, *net, points - 2, directions, 2, True, False, 1e-5),
@@ -490,7 +491,7 @@ def test_nothing_in_nothing_out():
     net = network(shell, width=16)[1]
     none = torch.zeros(0, 3)
     assert ops.shell_owner(shell.packed, none, "relative").shape == (0,)
-    assert ops.shell_gap(shell.packed, none, True)[0].shape == (0,)
+    assert ops.shell_union_sdf(shell.packed, none, True)[0].shape == (0,)
     assert ops.shell_sdf(shell.packed, net, none, "relative").shape == (0,)
     assert ops.shell_field(shell.packed, net, none, torch.zeros(0, dtype=torch.int64), True)[1].shape == (0, 3)
     assert ops.shell_intervals(shell.packed, none, none).offsets.tolist() == [0]

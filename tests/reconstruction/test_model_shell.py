@@ -1,21 +1,23 @@
-from dataclasses import replace
-
 import numpy as np
 import pytest
 import torch
 
+from dss.config import RenderSettings
 from dss.errors import InputError
 from dss.evaluation.images import psnr
-from dss.reconstruction.config import RenderConfig, SamplerConfig
 from dss.reconstruction.model_shell import SPARE, ModelField, mend, shell_of_model
-from dss.reconstruction.samplers.base import Shell, Uniform
+from dss.reconstruction.samplers.shell import Shell, ShellSettings
+from dss.reconstruction.samplers.uniform import Uniform, UniformSettings
 from dss.reconstruction.volume_rendering import render_picture
 from dss.rendering.isosurface import extract
 from dss.shell.dual_shell import DualShell
 from tests.helpers import ball_model, pinhole
 
-BALLS = ((0.0, 0.0, 0.0, 0.45), (0.6, 0.0, 0.0, 0.03))  # the second is too thin for inner spheres: 0.03 < the band
-CONFIG = SamplerConfig(method="shell", spheres=24, resolution=64, eps=1e-2, step=0.01, after=0)
+BALLS = (
+    (0.0, 0.0, 0.0, 0.45),
+    (0.6, 0.0, 0.0, 0.03),
+)  # the second is too thin for inner spheres: 0.03 < the band
+SETTINGS = ShellSettings(spheres=24, resolution=64, eps=1e-2, step=0.01, start_step=0)
 
 
 @pytest.fixture(scope="module")
@@ -25,15 +27,18 @@ def model():
 
 @pytest.fixture(scope="module")
 def shell(model) -> DualShell:
-    """From the spheres that a cover, which tests/test_cover.py tests, would at least find."""
+    """From the spheres that a cover, which tests/shell/test_cover.py tests, would at least find."""
     with pytest.MonkeyPatch.context() as quicker:
-        quicker.setattr("dss.reconstruction.dual.cover", lambda *_: (np.zeros((1, 3)), np.array([0.44]), np.array([0.455])))
-        return shell_of_model(model, CONFIG)
+        quicker.setattr(
+            "dss.reconstruction.model_shell.cover",
+            lambda *_: (np.zeros((1, 3)), np.array([0.44]), np.array([0.455])),
+        )
+        return shell_of_model(model, SETTINGS)
 
 
 def test_the_shell_encloses_the_band_and_its_inner_spheres_are_solid(model, shell):
     """Fresh samples agree with the check's own, but for slivers: it is dense, not a proof."""
-    margin = model.band(CONFIG.eps)
+    margin = model.band(SETTINGS.eps)
     points = torch.rand(400_000, 3, generator=torch.Generator().manual_seed(9)) * 2 - 1
     points = points[points.norm(dim=1) < 1]
     sdf = model.sdf(points)
@@ -50,10 +55,10 @@ def test_thin_parts_have_no_inner_spheres(shell):
 
 def test_the_shell_shows_the_same_picture(model, shell):
     camera, white = pinhole(size=48), torch.ones(3)
-    plain = render_picture(model, Uniform(SamplerConfig()), camera, white, RenderConfig())
-    sampler = Shell(CONFIG)
+    plain = render_picture(model, Uniform(UniformSettings()), camera, white, RenderSettings())
+    sampler = Shell(SETTINGS)
     sampler.shell = shell
-    found = render_picture(model, sampler, camera, white, RenderConfig(stop=1e-4))
+    found = render_picture(model, sampler, camera, white, RenderSettings(min_transmittance=1e-4))
     assert psnr(found.colour, plain.colour) > 35 and found.samples < 10 and found.background > 0.4
 
 
@@ -61,7 +66,12 @@ def test_mending_finds_leaks_and_hollow_spheres(model):
     """A shell that is too small, too solid and misses a part."""
     margin = model.band(1e-2)
     shell = DualShell(torch.zeros(1, 3), torch.tensor([0.44]), torch.tensor([0.46]))
-    surface = torch.nn.functional.normalize(torch.randn(5000, 3, generator=torch.Generator().manual_seed(1)), dim=1) * 0.45
+    surface = (
+        torch.nn.functional.normalize(
+            torch.randn(5000, 3, generator=torch.Generator().manual_seed(1)), dim=1
+        )
+        * 0.45
+    )
     counts = []
     for number in range(6):
         shell, count = mend(model, shell, margin, surface, torch.Generator().manual_seed(number))
@@ -73,13 +83,15 @@ def test_mending_finds_leaks_and_hollow_spheres(model):
 
 def test_a_model_without_a_surface():
     with pytest.raises(InputError, match="the model: no surface"):
-        shell_of_model(ball_model(100.0, ((5.0, 0.0, 0.0, 0.1),)), CONFIG)
+        shell_of_model(ball_model(100.0, ((5.0, 0.0, 0.0, 0.1),)), SETTINGS)
 
 
 def test_the_sampler_builds_its_shells_on_time(model, monkeypatch):
     built, shell = [], DualShell(torch.zeros(1, 3), torch.ones(1), torch.ones(1))
-    monkeypatch.setattr("dss.reconstruction.model_shell.shell_of_model", lambda *_: built.append(step) or shell)
-    sampler = Shell(replace(CONFIG, after=10, rebuild=5))
+    monkeypatch.setattr(
+        "dss.reconstruction.model_shell.shell_of_model", lambda *_: built.append(step) or shell
+    )
+    sampler = Shell(SETTINGS.model_copy(update={"start_step": 10, "rebuild_every": 5}))
     for step in range(18):
         sampler.prepare(model, step, torch.Generator())
     assert built == [10, 15] and sampler.shell is shell

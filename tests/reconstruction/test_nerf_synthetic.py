@@ -7,15 +7,16 @@ import torch
 from PIL import Image
 
 from dss.errors import InputError
-from dss.reconstruction.nerf_synthetic import read_transforms, scene_views
+from dss.reconstruction.nerf_synthetic import posed_images, read_transforms
 from dss.rendering.cameras import Camera
 from dss.rendering.images import read_image
 
 
 def test_views(scene):
-    views = scene_views(scene, "test")
+    views = posed_images(scene, "test")
     assert [view.name for view in views] == ["r_0", "r_1", "r_2"]
-    assert views[1].path == scene / "test/r_1.png" and (views[1].camera.width, views[1].camera.height) == (24, 16)
+    camera = views[1].camera
+    assert views[1].path == scene / "test/r_1.png" and (camera.width, camera.height) == (24, 16)
     assert views[0].camera.intrinsics[0, 0].item() == pytest.approx(12 / math.tan(0.35))
 
 
@@ -23,11 +24,19 @@ def test_transforms(tmp_path):
     pose = np.eye(4)
     pose[:3, 3] = [0, 0, 4]
     path = tmp_path / "transforms_test.json"
-    path.write_text(json.dumps({"camera_angle_x": math.pi / 2, "frames": [{"file_path": "./test/r_0", "transform_matrix": pose.tolist()}]}))
+    frame = {"file_path": "./test/r_0", "transform_matrix": pose.tolist()}
+    path.write_text(json.dumps({"camera_angle_x": math.pi / 2, "frames": [frame]}))
     fov, poses = read_transforms(path)
     origins, directions = Camera.from_fov(poses["test/r_0"], fov, 2, 2).rays()
     torch.testing.assert_close(origins[0], torch.tensor([0.0, 0.0, 4.0]))
     torch.testing.assert_close(directions[0], torch.tensor([-0.5, 0.5, -1.0]) / math.sqrt(1.5))
+
+
+def framed(matrix: str) -> str:
+    """A camera file with one image."""
+    return (
+        f'{{"camera_angle_x": 1, "frames": [{{"file_path": "a", "transform_matrix": {matrix}}}]}}'
+    )
 
 
 @pytest.mark.parametrize(
@@ -39,8 +48,8 @@ def test_transforms(tmp_path):
         ('{"frames": []}', "camera_angle_x"),
         ('{"camera_angle_x": 0, "frames": []}', "no angle between 0 and pi"),
         ('{"camera_angle_x": NaN, "frames": []}', "no angle between 0 and pi"),
-        ('{"camera_angle_x": 1, "frames": [{"file_path": "a", "transform_matrix": [[1, 2]]}]}', "4x4"),
-        ('{"camera_angle_x": 1, "frames": [{"file_path": "a", "transform_matrix": "b"}]}', "not a NeRF-synthetic"),
+        (framed("[[1, 2]]"), "4x4"),
+        (framed('"b"'), "not a NeRF-synthetic"),
     ],
 )
 def test_bad_camera_files(tmp_path, text, message):
@@ -54,32 +63,33 @@ def test_bad_camera_files(tmp_path, text, message):
 def test_missing_images_are_listed(scene):
     (scene / "test/r_0.png").unlink()
     (scene / "test/r_2.png").unlink()
-    with pytest.raises(InputError, match="test/r_0.png, test/r_2.png of its test split are missing"):
-        scene_views(scene, "test")
+    missing = "test/r_0.png, test/r_2.png of its test split are missing"
+    with pytest.raises(InputError, match=missing):
+        posed_images(scene, "test")
 
 
 def test_another_size_is_named(scene):
     Image.new("RGBA", (5, 5)).save(scene / "test/r_1.png")
     with pytest.raises(InputError, match=r"r_0.png is 24x16, but test/r_1.png \(5x5\) differ"):
-        scene_views(scene, "test")
+        posed_images(scene, "test")
 
 
 def test_unreadable_image(scene):
     (scene / "test/r_1.png").write_text("no image")
     with pytest.raises(InputError, match="r_1.png: cannot be read .not an image"):
-        scene_views(scene, "test")
+        posed_images(scene, "test")
 
 
 def test_missing_split_and_empty_scene(scene):
     with pytest.raises(InputError, match="transforms_val.json: cannot be read"):
-        scene_views(scene, "val")
+        posed_images(scene, "val")
     (scene / "transforms_test.json").write_text(json.dumps({"camera_angle_x": 1, "frames": []}))
     with pytest.raises(InputError, match="names no images"):
-        scene_views(scene, "test")
+        posed_images(scene, "test")
 
 
 def test_chair(data):
-    views = scene_views(data / "nerf_synthetic/chair_400", "test")
+    views = posed_images(data / "nerf_synthetic/chair_400", "test")
     assert len(views) == 200 and views[0].camera.width == 400
     eyes = np.stack([view.camera.pose[:, 3].numpy() for view in views])
     np.testing.assert_allclose(np.linalg.norm(eyes, axis=1), 4.031, atol=1e-3)

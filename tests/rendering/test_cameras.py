@@ -22,9 +22,13 @@ from dss.rendering.cameras import (
 def test_rays_are_unit_and_pixel_centred():
     camera = Camera.from_fov(look_at([0, 0, 2], [0, 0, 0], [0, 1, 0]), 90.0, 4, 2)
     origins, directions = camera.rays()
-    assert origins.dtype == directions.dtype == torch.float32 and origins.shape == directions.shape == (8, 3)
+    assert (
+        origins.dtype == directions.dtype == torch.float32
+        and origins.shape == directions.shape == (8, 3)
+    )
     torch.testing.assert_close(directions.norm(dim=1), torch.ones(8))
-    # at 90 degrees the image plane at distance 1 spans x in [-1, 1]; square pixels of side 0.5; the first is top left
+    # at 90 degrees the image plane at distance 1 spans x in [-1, 1]; square pixels of side 0.5; the
+    # first is top left
     plane = directions / -directions[:, 2:]
     torch.testing.assert_close(plane[0], torch.tensor([-0.75, 0.25, -1.0]))
     torch.testing.assert_close(plane[-1], torch.tensor([0.75, -0.25, -1.0]))
@@ -58,7 +62,8 @@ def test_orbits_keep_the_unit_ball_in_view(orbit, up):
     assert len(cameras) == 7
     for camera in cameras:
         origins, directions = camera.rays()
-        nearest = torch.linalg.cross(origins, directions).norm(dim=1).reshape(64, 64)  # of each ray to the origin
+        # Of each ray to the origin
+        nearest = torch.linalg.cross(origins, directions).norm(dim=1).reshape(64, 64)
         border = torch.cat([nearest[0], nearest[-1], nearest[:, 0], nearest[:, -1]])
         assert border.min() > 0.9 and nearest.min() < 0.1
 
@@ -76,7 +81,8 @@ def test_fibonacci_is_even():
 
 
 def reference_paper_rays(size, angle):
-    """The reference code's look_at and model matrix, written out again from dss.md, section 7."""
+    """The reference code's look_at and model matrix, written out again (docs/method.md, section
+    7)."""
     origin = np.array([-2.8, 2.8, -2.8])
     view = -origin / np.linalg.norm(origin)
     right = np.cross(view, [0, 1, 0])
@@ -86,7 +92,10 @@ def reference_paper_rays(size, angle):
     tangent = math.tan(math.radians(15))
     direction = right * x[..., None] * tangent + up * y[..., None] * tangent + view
     direction = (direction / np.linalg.norm(direction, axis=-1, keepdims=True)).reshape(-1, 3)
-    turn, tilt = Rotation.from_rotvec([0, np.radians(angle), 0]), Rotation.from_rotvec([np.radians(270), 0, 0])
+    turn, tilt = (
+        Rotation.from_rotvec([0, np.radians(angle), 0]),
+        Rotation.from_rotvec([np.radians(270), 0, 0]),
+    )
     matrix = turn.as_matrix() @ tilt.as_matrix()
     return np.tile(origin, (size * size, 1)) @ matrix, direction @ matrix
 
@@ -102,7 +111,8 @@ def test_paper_cameras():
 
 
 def opengl_rays(eye, up, fov, width, height, inclusive, rotation=None):
-    """The rays by the formulas of the OpenGL camera that this one replaced, in its order of operations."""
+    """The rays by the formulas of the OpenGL camera that this one replaced, in its order of
+    operations."""
     eye, up = (torch.tensor(value, dtype=torch.float64) for value in (eye, up))
     back = torch.nn.functional.normalize(eye, dim=0)
     right = torch.nn.functional.normalize(torch.linalg.cross(up, back), dim=0)
@@ -115,7 +125,9 @@ def opengl_rays(eye, up, fov, width, height, inclusive, rotation=None):
         return (torch.arange(count).double() + 0.5) * 2 / count - 1
 
     reach = math.tan(math.radians(fov) / 2)
-    y, x = torch.meshgrid(-samples(height) * reach * height / width, samples(width) * reach, indexing="ij")
+    y, x = torch.meshgrid(
+        -samples(height) * reach * height / width, samples(width) * reach, indexing="ij"
+    )
     local = torch.stack([x, y, -torch.ones_like(x)], -1).reshape(-1, 3)
     directions = torch.nn.functional.normalize(local @ pose[:, :3].T, dim=1)
     return pose[:, 3].expand_as(directions).float(), directions.float()
@@ -123,7 +135,8 @@ def opengl_rays(eye, up, fov, width, height, inclusive, rotation=None):
 
 def assert_equal_to_the_last_bit(rays, expected):
     for value, other in zip(rays, expected, strict=True):
-        torch.testing.assert_close(value, other, atol=6e-8, rtol=0)  # half of the spacing of float32 numbers near 1
+        # Half of the spacing of float32 numbers near 1
+        torch.testing.assert_close(value, other, atol=6e-8, rtol=0)
         assert (value != other).float().mean() < 1e-3
 
 
@@ -148,7 +161,9 @@ def test_one_pixel_looks_straight_ahead():
 def test_rays_through_chosen_pixels():
     camera = turntable(1, 6)[0]
     origins, directions = camera.rays()
-    torch.testing.assert_close(camera.rays(camera.centers()[4:9]), (origins[4:9], directions[4:9]), atol=0, rtol=0)
+    torch.testing.assert_close(
+        camera.rays(camera.centers()[4:9]), (origins[4:9], directions[4:9]), atol=0, rtol=0
+    )
     assert [value.shape for value in camera.rays(torch.empty(0, 2))] == [(0, 3), (0, 3)]
 
 
@@ -173,7 +188,16 @@ def test_a_moved_camera_sees_the_normalised_scene():
 
 def test_many_cameras_are_each_of_them():
     each = turntable(3, 8)
-    index, pixels = torch.tensor([2, 0, 1, 1]), 8 * torch.rand(4, 2, generator=torch.Generator().manual_seed(0))
+    index, pixels = (
+        torch.tensor([2, 0, 1, 1]),
+        8 * torch.rand(4, 2, generator=torch.Generator().manual_seed(0)),
+    )
     rays = Cameras.of(each, torch.device("cpu")).rays(index, pixels)
-    alone = [torch.cat(part) for part in zip(*(each[i].rays(pixel[None]) for i, pixel in zip(index, pixels, strict=True)), strict=True)]
+    alone = [
+        torch.cat(part)
+        for part in zip(
+            *(each[i].rays(pixel[None]) for i, pixel in zip(index, pixels, strict=True)),
+            strict=True,
+        )
+    ]
     torch.testing.assert_close(rays, tuple(alone), atol=1e-6, rtol=0)

@@ -37,7 +37,9 @@ def test_normal_map_is_the_papers():
 def test_light(light):
     normal, view, hit = ball()
     image = light(normal, view, hit)
-    assert image.dtype == np.uint8 and (image[~hit] == 255).all() and len(np.unique(image[hit])) > 50
+    assert (
+        image.dtype == np.uint8 and (image[~hit] == 255).all() and len(np.unique(image[hit])) > 50
+    )
     middle, side = image[16, 16].astype(int), image[16, 30].astype(int)
     assert (middle > side).all()
 
@@ -52,22 +54,38 @@ def test_headlight_grey_is_srgb_of_the_cosine():
     normal = np.array([[[0.0, 0.6, 0.8]]])
     light = 0.04 + 0.86 * 0.8
     expected = round(255 * (1.055 * light ** (1 / 2.4) - 0.055))
-    assert headlight(normal, np.array([[[0.0, 0, 1]]]), np.array([[True]])).tolist() == [[[expected] * 3]]
+    assert headlight(normal, np.array([[[0.0, 0, 1]]]), np.array([[True]])).tolist() == [
+        [[expected] * 3]
+    ]
 
 
 def test_colorized():
     image = colorized(np.array([[0.0, 2.0, 5.0, -1.0, np.nan, 1.0, np.inf]]), Scale(0, 2, ""))
     assert (image[0, [0, 3]] == RISING[0]).all() and (image[0, [1, 2]] == RISING[-1]).all()
-    assert (image[0, 4] == 255).all() and tuple(image[0, 6]) == ALARM and (np.abs(image[0, 5] - (RISING[4] + RISING[5]) / 2) <= 0.5).all()
+    assert (
+        (image[0, 4] == 255).all()
+        and tuple(image[0, 6]) == ALARM
+        and (np.abs(image[0, 5] - (RISING[4] + RISING[5]) / 2) <= 0.5).all()
+    )
     assert colorized(np.ones((2, 2)), Scale(1, 1, "")).shape == (2, 2, 3)
 
 
 @pytest.mark.parametrize("count", [1, 2, 5, 30])
 def test_contact_sheet_holds_every_picture(count):
     images = [np.full((8, 12, 3), (index * 8, 0, 255), np.uint8) for index in range(count)]
-    sheet = contact_sheet(images, [str(index) for index in range(count)], "title", "subtitle", Scale(0, 1, "units"), tile=60)
+    sheet = contact_sheet(
+        images,
+        [str(index) for index in range(count)],
+        "title",
+        "subtitle",
+        Scale(0, 1, "units"),
+        tile=60,
+    )
     colours = {tuple(pixel) for pixel in np.unique(sheet.reshape(-1, 3), axis=0)}
-    assert all((index * 8, 0, 255) in colours for index in range(count)) and tuple(RISING[0]) in colours
+    assert (
+        all((index * 8, 0, 255) in colours for index in range(count))
+        and tuple(RISING[0]) in colours
+    )
 
 
 def test_png_is_deterministic_and_exact(tmp_path):
@@ -84,12 +102,16 @@ def test_png_into_a_file_is_an_input_error(tmp_path):
         save_png(tmp_path / "file" / "a.png", np.zeros((1, 1, 3), np.uint8))
 
 
-@pytest.mark.parametrize(("low", "high"), [(0, 1), (0, 0.00205), (2.95, 3.9), (-0.15, 0.15), (0, 43), (1e-9, 1e5)])
+@pytest.mark.parametrize(
+    ("low", "high"), [(0, 1), (0, 0.00205), (2.95, 3.9), (-0.15, 0.15), (0, 43), (1e-9, 1e5)]
+)
 def test_ticks_are_round_and_few(low, high):
     values = ticks(low, high)
     assert 3 <= len(values) <= 7 and low - 1e-9 <= values[0] and values[-1] <= high * (1 + 1e-9)
     step = np.diff(values)[0]
-    assert f"{step:.0e}"[0] in "125" and np.allclose(values / step, np.round(values / step), atol=1e-6)
+    assert f"{step:.0e}"[0] in "125" and np.allclose(
+        values / step, np.round(values / step), atol=1e-6
+    )
 
 
 def test_ticks_of_one_value():
@@ -97,8 +119,12 @@ def test_ticks_of_one_value():
 
 
 def test_transparency_is_composited_on_white(tmp_path):
-    Image.fromarray(np.array([[[100, 0, 200, 51], [9, 9, 9, 0], [1, 2, 3, 255]]], np.uint8)).save(tmp_path / "a.png")
-    assert read_image(tmp_path / "a.png").tolist() == [[[224, 204, 244], [255, 255, 255], [1, 2, 3]]]
+    Image.fromarray(np.array([[[100, 0, 200, 51], [9, 9, 9, 0], [1, 2, 3, 255]]], np.uint8)).save(
+        tmp_path / "a.png"
+    )
+    assert read_image(tmp_path / "a.png").tolist() == [
+        [[224, 204, 244], [255, 255, 255], [1, 2, 3]]
+    ]
     Image.fromarray(np.array([[7]], np.uint8)).save(tmp_path / "gray.png")
     assert read_image(tmp_path / "gray.png").tolist() == [[[7, 7, 7]]]
 

@@ -46,10 +46,13 @@ def noise(points):
 
 
 def ball_shell(count, radius=0.7, depth=0.1, cover=0.2):
-    """Small spheres under the surface of a ball: they cover the surface and leave the ball's middle uncovered."""
+    """Small spheres under the surface of a ball: they cover the surface and leave the ball's middle
+    uncovered."""
     i = np.arange(count) + 0.5
     z, angle = 1 - 2 * i / count, np.pi * (1 + 5**0.5) * i
-    directions = np.stack([np.sqrt(1 - z * z) * np.cos(angle), np.sqrt(1 - z * z) * np.sin(angle), z], 1)
+    directions = np.stack(
+        [np.sqrt(1 - z * z) * np.cos(angle), np.sqrt(1 - z * z) * np.sin(angle), z], 1
+    )
     ones = torch.ones(count)
     return DualShell(torch.tensor(directions * (radius - depth)), ones * depth * 0.99, ones * cover)
 
@@ -91,12 +94,19 @@ def test_box():
 
 @pytest.mark.parametrize(
     "formula, shell",
-    [(ball, None), (box, None), (torus, torus_shell()), (ball, ball_shell(200)), (lambda p: noise(p) * 0.1, torus_shell())],
+    [
+        (ball, None),
+        (box, None),
+        (torus, torus_shell()),
+        (ball, ball_shell(200)),
+        (lambda p: noise(p) * 0.1, torus_shell()),
+    ],
     ids=["ball", "box", "torus in its shell", "ball in its shell", "noise in a shell"],
 )
 def test_equals_marching_cubes_on_the_full_lattice(formula, shell, monkeypatch):
     monkeypatch.setattr(mesher, "MAX_STEPS", 0)
-    resolution, field = 47, Analytic(formula, shell)  # 48 nodes, no padding: they span the cube exactly
+    # 48 nodes, no padding: they span the cube exactly
+    resolution, field = 47, Analytic(formula, shell)
     axis = torch.linspace(-1, 1, resolution + 1)
     nodes = torch.cartesian_prod(axis, axis, axis)
     dense = field.sdf(nodes).reshape([resolution + 1] * 3).numpy()
@@ -122,11 +132,20 @@ def test_pockets_grow_no_bubbles():
 def test_any_field_gives_a_closed_mesh():
     mesh = extract(Analytic(noise), 64)  # it crosses the border of the cube
     assert mesh.is_watertight and mesh.is_winding_consistent and mesh.volume > 0
-    zeros = extract(Analytic(lambda p: (p * 47 / 2).round().clamp(-9, 9).amax(1)), 47)  # exactly zero on whole planes of nodes
+    # Exactly zero on whole planes of nodes
+    zeros = extract(Analytic(lambda p: (p * 47 / 2).round().clamp(-9, 9).amax(1)), 47)
     assert zeros.is_watertight and zeros.area_faces.min() > 0
 
 
-@pytest.mark.parametrize("formula", [lambda p: ball(p) + 2, lambda p: ball(p) - 3, lambda p: 0 * ball(p), lambda p: ball(p) * torch.nan])
+@pytest.mark.parametrize(
+    "formula",
+    [
+        lambda p: ball(p) + 2,
+        lambda p: ball(p) - 3,
+        lambda p: 0 * ball(p),
+        lambda p: ball(p) * torch.nan,
+    ],
+)
 def test_no_surface_is_bad_input(formula):
     with pytest.raises(InputError, match="^it: no surface"):
         extract(Analytic(formula), 32, "it")
@@ -139,7 +158,9 @@ def test_resolution_out_of_range(resolution):
 
 
 @pytest.mark.parametrize("suffix", ["ply", "obj", "STL"])
-@pytest.mark.parametrize("center, scale", [((5e5, -3e6, 12), 3.0), ((0, 0, 0), 1e-12), ((0, 0, 0), 1e12)])
+@pytest.mark.parametrize(
+    "center, scale", [((5e5, -3e6, 12), 3.0), ((0, 0, 0), 1e-12), ((0, 0, 0), 1e12)]
+)
 def test_export_in_the_units_of_the_input(tmp_path, suffix, center, scale):
     mesh = extract(Analytic(torus), 32)
     path = tmp_path / f"torus.{suffix}"
@@ -185,11 +206,16 @@ import resource, torch
 from dss.rendering.isosurface import extract
 from dss.shell.dual_shell import DualShell
 from tests.rendering.test_isosurface import Analytic, ball
-mesh = extract(Analytic(ball, DualShell(torch.zeros(1, 3), torch.tensor([0.69]), torch.tensor([0.71]))), 512)
+shell = DualShell(torch.zeros(1, 3), torch.tensor([0.69]), torch.tensor([0.71]))
+mesh = extract(Analytic(ball, shell), 512)
 assert mesh.is_watertight
 print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
 """
-    kilobytes = int(subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout)
+    kilobytes = int(
+        subprocess.run(
+            [sys.executable, "-c", code], capture_output=True, text=True, check=True
+        ).stdout
+    )
     assert kilobytes < 2e6
 
 

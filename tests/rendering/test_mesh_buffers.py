@@ -19,7 +19,9 @@ def test_ball(distance, method):
     seen = render_mesh(distance, turntable(1, 48)[0], method)
     radius = np.linalg.norm(seen.points(), axis=1)
     assert abs(radius - 0.9).max() < 3e-3 and 1000 < seen.hit.sum() < 48 * 48
-    angle = np.degrees(np.arccos((seen.normal[seen.hit] * seen.points() / radius[:, None]).sum(1).clip(-1, 1)))
+    angle = np.degrees(
+        np.arccos((seen.normal[seen.hit] * seen.points() / radius[:, None]).sum(1).clip(-1, 1))
+    )
     assert angle.mean() < {"paper": 0.5, "faces": 2, "smooth": 0.2}[method]
     assert (seen.normal[~seen.hit] == 0).all() and np.isinf(seen.t[~seen.hit]).all()
 
@@ -66,13 +68,18 @@ def test_cache(distance, tmp_path, monkeypatch, method):
     first = cached_render(distance, camera, method, tmp_path)
     (file,) = (tmp_path / "truth").iterdir()
     calls = []
-    monkeypatch.setattr(truth, "render_mesh", lambda *arguments: calls.append(arguments) or render_mesh(*arguments))
+    monkeypatch.setattr(
+        truth, "render_mesh", lambda *arguments: calls.append(arguments) or render_mesh(*arguments)
+    )
     again = cached_render(distance, camera, method, tmp_path)
     assert not calls
     for name in ("hit", "t", "normal", "view"):
         assert np.array_equal(getattr(first, name), getattr(again, name))
     file.write_bytes(file.read_bytes()[:100])
-    assert np.array_equal(cached_render(distance, camera, method, tmp_path).t, first.t) and len(calls) == 1
+    assert (
+        np.array_equal(cached_render(distance, camera, method, tmp_path).t, first.t)
+        and len(calls) == 1
+    )
     cached_render(distance, turntable(3, 20)[2], method, tmp_path)
     cached_render(MeshDistance(distance.vertices * 0.9, distance.faces), camera, method, tmp_path)
     assert len(calls) == 3

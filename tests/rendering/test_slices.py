@@ -30,7 +30,9 @@ def test_points_lie_in_the_plane(axis):
 @pytest.mark.parametrize("count", [1, 2, 7, 9])
 def test_planes(count):
     cuts = planes(count)
-    assert len(cuts) == count == len(set(map(str, cuts))) and all(abs(cut.offset) < 0.4 for cut in cuts)
+    assert len(cuts) == count == len(set(map(str, cuts))) and all(
+        abs(cut.offset) < 0.4 for cut in cuts
+    )
     assert planes(1) == [Plane(0, 0.0)] and str(planes(1)[0]) == "x = +0.00"
 
 

@@ -13,7 +13,8 @@ from dss.shell.dual_shell import DualShell
 
 
 class Analytic(Field):
-    """A field in closed form; `scale` multiplies the distances, so that they over- or underestimate."""
+    """A field in closed form; `scale` multiplies the distances, so that they over- or
+    underestimate."""
 
     def __init__(self, distance, shell=None, scale=1.0):
         super().__init__(shell)
@@ -36,11 +37,14 @@ def box(half=(0.5, 0.4, 0.3)):
 
 
 def torus(major=0.6, minor=0.15):
-    return lambda points: torch.stack([points[:, :2].norm(dim=1) - major, points[:, 2]], 1).norm(dim=1) - minor
+    return lambda points: (
+        torch.stack([points[:, :2].norm(dim=1) - major, points[:, 2]], 1).norm(dim=1) - minor
+    )
 
 
 def shell_of(distance, count=60, seed=0):
-    """Inner spheres at random inside, tangent to the surface; outer ones so large that they cover dense surface samples."""
+    """Inner spheres at random inside, tangent to the surface; outer ones so large that they cover
+    dense surface samples."""
     generator = torch.Generator().manual_seed(seed)
     points = torch.rand(400_000, 3, generator=generator) * 2 - 1
     values = distance(points)
@@ -71,12 +75,16 @@ def test_sphere_depth_and_normals(shell, scale):
     field = Analytic(sphere(), shell_of(sphere()) if shell else None, scale)
     hits = trace(field, origins, directions)
     expected = ray_sphere(origins, directions, 0.6)
-    clear = ((torch.linalg.cross(origins, directions).norm(dim=1)) - 0.6).abs() > 1e-4  # away from the silhouette
+    # Away from the silhouette
+    clear = ((torch.linalg.cross(origins, directions).norm(dim=1)) - 0.6).abs() > 1e-4
     assert torch.equal(hits.hit[clear], expected.isfinite()[clear])
     both = hits.hit & clear
     slant = -(hits.normal * directions).sum(1)[both]
-    assert ((hits.t[both] - expected[both]).abs() * slant).max() < 3e-6  # beside the silhouette depth is that much less certain
-    torch.testing.assert_close(hits.normal[both], (origins + hits.t[:, None] * directions)[both] / 0.6, atol=1e-4, rtol=0)
+    # Beside the silhouette depth is that much less certain
+    assert ((hits.t[both] - expected[both]).abs() * slant).max() < 3e-6
+    torch.testing.assert_close(
+        hits.normal[both], (origins + hits.t[:, None] * directions)[both] / 0.6, atol=1e-4, rtol=0
+    )
     assert hits.t[~hits.hit].isinf().all() and (hits.normal[~hits.hit] == 0).all()
     assert hits.steps[both].float().mean() < 40
 
@@ -103,13 +111,22 @@ def test_hit_points_lie_on_the_surface():
 
 @pytest.mark.parametrize("shell", [False, True])
 def test_rays_from_inside(shell):
-    """From inside the solid: t = 0. From inside an outer sphere but outside the solid: the surface ahead, or nothing."""
+    """From inside the solid: t = 0.
+
+    From inside an outer sphere but outside the solid: the surface ahead, or nothing.
+    """
     field = Analytic(sphere(), shell_of(sphere()) if shell else None)
-    origins = torch.tensor([[0.0, 0, 0], [0.59, 0, 0], [0.605, 0, 0], [0.605, 0, 0], [5.0, 0, 0], [5.0, 0, 0]])
-    directions = torch.tensor([[1.0, 0, 0], [1, 0, 0], [-1, 0, 0], [1, 0, 0], [1, 0, 0], [-1, 0, 0]])
+    origins = torch.tensor(
+        [[0.0, 0, 0], [0.59, 0, 0], [0.605, 0, 0], [0.605, 0, 0], [5.0, 0, 0], [5.0, 0, 0]]
+    )
+    directions = torch.tensor(
+        [[1.0, 0, 0], [1, 0, 0], [-1, 0, 0], [1, 0, 0], [1, 0, 0], [-1, 0, 0]]
+    )
     hits = trace(field, origins, directions)
     assert hits.hit.tolist() == [True, True, True, False, False, True]
-    torch.testing.assert_close(hits.t[hits.hit], torch.tensor([0, 0, 0.005, 4.4]), atol=2e-6, rtol=0)
+    torch.testing.assert_close(
+        hits.t[hits.hit], torch.tensor([0, 0, 0.005, 4.4]), atol=2e-6, rtol=0
+    )
 
 
 @pytest.mark.parametrize("shell", [False, True])
@@ -117,14 +134,20 @@ def test_degenerate_rays(shell):
     field = Analytic(box(), shell_of(box()) if shell else None)
     empty = trace(field, torch.zeros(0, 3), torch.zeros(0, 3))
     assert [len(getattr(empty, name)) for name in ("hit", "t", "normal", "steps")] == [0] * 4
-    axis = trace(field, torch.tensor([[3.0, 0, 0], [3.0, 0.41, 0], [-1.0, 1.0, 1.0]]), torch.tensor([[-1.0, 0, 0]] * 3))
+    axis = trace(
+        field,
+        torch.tensor([[3.0, 0, 0], [3.0, 0.41, 0], [-1.0, 1.0, 1.0]]),
+        torch.tensor([[-1.0, 0, 0]] * 3),
+    )
     assert axis.hit.tolist() == [True, False, False]
     torch.testing.assert_close(axis.t[0], torch.tensor(2.5), atol=2e-6, rtol=0)
 
 
 def test_grazing_along_a_face_ends():
     """A ray along a face at less than the least step: no hit, no endless loop."""
-    hits = trace(Analytic(box()), torch.tensor([[3.0, 0.4 + 1e-5, 0]]), torch.tensor([[-1.0, 0, 0]]))
+    hits = trace(
+        Analytic(box()), torch.tensor([[3.0, 0.4 + 1e-5, 0]]), torch.tensor([[-1.0, 0, 0]])
+    )
     assert not hits.hit.item() and hits.steps.item() < 10_000
 
 
@@ -144,7 +167,11 @@ def test_non_finite_field_is_a_miss():
 def test_entering_an_inner_sphere_is_a_hit():
     """Even where the field sees no surface: fact 5 of the shell."""
     shell = DualShell(torch.zeros(1, 3), torch.tensor([0.5]), torch.tensor([0.6]))
-    hits = trace(Analytic(lambda points: 0.3 + 0 * points.sum(1), shell), torch.tensor([[3.0, 0, 0]]), torch.tensor([[-1.0, 0, 0]]))
+    hits = trace(
+        Analytic(lambda points: 0.3 + 0 * points.sum(1), shell),
+        torch.tensor([[3.0, 0, 0]]),
+        torch.tensor([[-1.0, 0, 0]]),
+    )
     torch.testing.assert_close(hits.t, torch.tensor([2.5]))
 
 
@@ -152,13 +179,20 @@ def test_entering_an_inner_sphere_is_a_hit():
 def test_exact_distance_through_the_shell_equals_plain_tracing_and_raycast(data, name):
     mesh = trimesh.load(data / f"thingi32/{name}.ply", process=False)
     distance = MeshDistance(mesh.vertices, mesh.faces)
-    inner, outer = (h5py.File(data / f"shells/thingi32_{part}512/{name}.h5")["data"][:] for part in ("inner", "safe"))
+    inner, outer = (
+        h5py.File(data / f"shells/thingi32_{part}512/{name}.h5")["data"][:]
+        for part in ("inner", "safe")
+    )
     shell = DualShell(inner[:, :3], abs(inner[:, 3]), outer[:, 3])
     origins, directions = turntable(5, 96)[2].rays()
-    plain, shelled = trace(MeshField(distance), origins, directions), trace(MeshField(distance, shell), origins, directions)
+    plain, shelled = (
+        trace(MeshField(distance), origins, directions),
+        trace(MeshField(distance, shell), origins, directions),
+    )
     t, face = distance.raycast(origins, directions)
     for hits in (plain, shelled):
-        assert (hits.hit != t.isfinite()).sum() <= 3  # the authors' shells leak a little; and silhouettes
+        # The authors' shells leak a little; and silhouettes
+        assert (hits.hit != t.isfinite()).sum() <= 3
         both = hits.hit & t.isfinite()
         assert ((hits.t - t)[both].abs() < 1e-4).float().mean() > 0.999
         assert ((hits.t - t)[both].abs() < 1e-5).float().mean() > 0.99

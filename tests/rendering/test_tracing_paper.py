@@ -8,13 +8,17 @@ from tests.rendering.test_tracing import Analytic, box, camera_rays, shell_of, s
 
 
 def reference(field, origin, direction):
-    """One ray, interval by interval, in plain Python: t, sphere, steps, intervals marched; None on a miss."""
+    """One ray, interval by interval, in plain Python: t, sphere, steps, intervals marched; None on
+    a miss."""
     shell, hits, steps, marched = field.shell, [], 0, 0
     near, outer = [], []
     for j in range(len(shell)):
         b = float((shell.centers[j] - origin).double() @ direction.double())
         square = float((shell.centers[j] - origin).double().square().sum()) - b * b
-        for radius, out in ((shell.inner_radii[j].item(), near), (shell.outer_radii[j].item(), outer)):
+        for radius, out in (
+            (shell.inner_radii[j].item(), near),
+            (shell.outer_radii[j].item(), outer),
+        ):
             if radius**2 > square:
                 half = (radius**2 - square) ** 0.5
                 out.append((b - half, b + half, j))
@@ -44,7 +48,11 @@ def reference(field, origin, direction):
     if not hits:
         return None, steps, marched
     first = min(hits)[0]
-    return max((h for h in hits if abs(h[0] - first) < 5 * MAX_HIT_DISTANCE), key=lambda h: h[1]), steps, marched
+    return (
+        max((h for h in hits if abs(h[0] - first) < 5 * MAX_HIT_DISTANCE), key=lambda h: h[1]),
+        steps,
+        marched,
+    )
 
 
 @pytest.mark.parametrize("distance", [box(), torus()])
@@ -58,21 +66,31 @@ def test_every_rule_against_a_slow_reference(distance):
         assert hits.hit[i].item() == (expected is not None) and hits.marched[i].item() == marched
         assert abs(hits.steps[i].item() - steps) <= 1  # t is summed in double there
         if expected:
-            assert hits.t[i].item() == pytest.approx(expected[0], abs=1e-5) and hits.sphere[i].item() == expected[2]
+            assert (
+                hits.t[i].item() == pytest.approx(expected[0], abs=1e-5)
+                and hits.sphere[i].item() == expected[2]
+            )
         else:
             assert hits.sphere[i].item() == -1
 
 
 @pytest.mark.parametrize("distance", [sphere(), torus()])
 def test_close_to_the_exact_tracer(distance):
-    """The paper's hits are within its tolerance of the surface, its normals within its differences' smoothing."""
+    """The paper's hits are within its tolerance of the surface, its normals within its differences'
+    smoothing."""
     field = Analytic(distance, shell_of(distance))
     origins, directions = camera_rays(96)
     exact = trace(field, origins, directions)
-    for hits in (trace_paper(field, origins, directions), trace_exact(distance, distance, origins, directions)):
+    for hits in (
+        trace_paper(field, origins, directions),
+        trace_exact(distance, distance, origins, directions),
+    ):
         assert (hits.hit != exact.hit).float().mean() < 0.01
         both = hits.hit & exact.hit
-        assert distance(origins + hits.t[:, None] * directions)[both].abs().max() < 5 * MAX_HIT_DISTANCE
+        assert (
+            distance(origins + hits.t[:, None] * directions)[both].abs().max()
+            < 5 * MAX_HIT_DISTANCE
+        )
         assert (hits.normal * exact.normal).sum(1)[both].median() > 0.9995
 
 

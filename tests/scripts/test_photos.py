@@ -1,6 +1,7 @@
-"""The scripts on a run of photos: what applies to it, and what is refused."""
+"""The scripts on runs of photos: from training to metrics, and what is refused."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -8,38 +9,106 @@ import torch
 import trimesh
 from PIL import Image
 
+from dss.config import PhotoConfig, SceneSettings, TrainSettings, save_config
 from dss.geometry.similarity import Similarity
 from dss.reconstruction.models import build_model
 from dss.reconstruction.samplers import build_sampler
+from dss.reconstruction.samplers.shell import ShellSettings
+from dss.reconstruction.samplers.uniform import UniformSettings
 from dss.reconstruction.scene import load_scene
-from dss.run import Source, load_config, open_folder, save_model
-from tests.helpers import CENTER, write_synthetic
-
-SMALL = [
-    "model.layers=2",
-    "model.width=32",
-    "model.skip=0",
-    "model.feature=8",
-    "model.colour_layers=1",
-    "model.colour_width=32",
-    "sampler.coarse=16",
-    "sampler.fine=16",
-]
+from dss.run import Source, open_folder, open_run, save_model
+from dss.shell.dual_shell import DualShell
+from tests.helpers import CENTER, SMALL, write_synthetic
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory):
-    """A run of an untrained NeuS, whose surface is about a ball, on a scene of six photos."""
-    folder = tmp_path_factory.mktemp("photos")
-    (folder / "scene").mkdir()
-    scene = str(write_synthetic(folder / "scene", 20))
-    config = load_config("neus_tiny", [*SMALL, "scene.downscale=1"], scene)
+def synthetic(tmp_path_factory) -> Path:
+    return write_synthetic(tmp_path_factory.mktemp("synthetic"), 20)
+
+
+@pytest.fixture
+def small(tmp_path) -> Path:
+    """A configuration that trains in seconds."""
+    sampler = {"coarse": 12, "fine": 8, "rounds": 2, "step": 0.1, "start_step": 4}
+    train = {"steps": 8, "rays": 64, "pixels": "scene", "lr": 5e-3, "warm_up_steps": 2}
+    config = PhotoConfig(
+        scene=SceneSettings(bounds="1 -2 0.5 0.5"),
+        model=SMALL,
+        sampler=ShellSettings(**sampler, rebuild_every=100),
+        train=TrainSettings(**train, anneal_steps=4, mask_weight=0.1, checkpoint=4),
+    )
+    save_config(config, tmp_path / "small.yaml")
+    return tmp_path / "small.yaml"
+
+
+@pytest.fixture(autouse=True)
+def quick_shell(monkeypatch):
+    """Building the shell of a model takes seconds; tests of model_shell.py do it."""
+    shell = DualShell(torch.zeros(1, 3), torch.tensor([0.2]), torch.tensor([0.9]))
+    monkeypatch.setattr("dss.reconstruction.model_shell.shell_of_model", lambda *_: shell)
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory, synthetic) -> Path:
+    """A run of an untrained NeuS, whose surface is about a ball."""
+    folder = tmp_path_factory.mktemp("photos") / "run"
+    sampler = UniformSettings(coarse=16, fine=16)
+    scene = SceneSettings(path=str(synthetic))
+    config = PhotoConfig(scene=scene, model=SMALL, sampler=sampler)
     similarity = load_scene(config.scene, "train").similarity
     torch.manual_seed(0)
-    model, sampler = build_model(config.model), build_sampler(config.sampler)
-    open_folder(folder / "run", config)
-    save_model(folder / "run", model, sampler, config, Source(scene, "", similarity))
-    return folder / "run"
+    open_folder(folder, config)
+    source = Source(str(synthetic), "", similarity)
+    save_model(folder, build_model(config.model), build_sampler(sampler), config, source)
+    return folder
+
+
+def test_the_four_scripts(small, synthetic, tmp_path, script):
+    run = tmp_path / "run"
+    train = ("train", "--config", small, "--data", synthetic, "--out", run)
+    code, out, error = script(*train, "train.steps=20")
+    assert code == 0, error
+    following = f"python eval_ssim.py {run} --split test; python render.py {run} --split test"
+    assert out.splitlines()[-1] == f"next: {following}"
+    assert "already trained" in script(*train, "train.steps=20").out
+    assert script(*train, "train.steps=9").code == 2  # another configuration
+
+    code, out, error = script("render", run, "--split", "test")
+    assert code == 0, error
+    assert out.splitlines()[-1].startswith(f"next: look at {run / 'test.png'}")
+    assert len(list((run / "test").glob("*.png"))) == 6
+    assert len(list((run / "test/normals").glob("*.png"))) == 6
+
+    code, _, error = script("eval_ssim", run, "--split", "test", "--every", 2)
+    assert code == 0, error
+    result = json.loads((run / "ssim.json").read_text())
+    mean = result["mean"]
+    assert list(result["photos"]) == ["r_0", "r_2", "r_4"]
+    assert mean["psnr"] > 5 and 0 < mean["background"] < 1 and mean["samples"] > 0
+
+    exported = tmp_path / "ball.ply"
+    code, _, error = script("eval", run, "--export", exported, "--resolution", 32)
+    assert code == 0, error
+    vertices = trimesh.load(exported).vertices  # in the scene's units
+    assert np.linalg.norm(vertices - CENTER, axis=1).max() < 0.5
+
+
+def test_bad_requests_end_in_one_line(small, synthetic, tmp_path, script):
+    for data, override, message in (
+        (tmp_path / "none", "seed=0", "no such folder"),
+        (synthetic, "sampler.method=shel", "did you mean shell?"),
+        (synthetic, "train.ray=1", "did you mean train.rays?"),
+        (synthetic, "scene.bounds=0 0 0", "expected a ball"),
+    ):
+        arguments = ("--config", small, "--data", data, override, "--out", tmp_path / "run")
+        code, _, error = script("train", *arguments)
+        assert code == 2 and message in error and error.count("\n") == 1
+    unfinished = tmp_path / "unfinished"
+    unfinished.mkdir()
+    (unfinished / "config.yaml").write_text(small.read_text())
+    for name, *arguments in (("render",), ("eval_ssim",), ("eval", "--export", "a.ply")):
+        code, _, error = script(name, unfinished, *arguments)
+        assert code == 2 and "has not finished" in error
 
 
 @pytest.mark.parametrize(
@@ -95,8 +164,6 @@ def test_its_pictures_are_drawn(run, script, tmp_path):
 
 
 def test_the_similarity_is_that_of_the_run(run):
-    from dss.run import open_run
-
     opened = open_run(run)
     assert isinstance(opened.similarity, Similarity)
     assert opened.similarity.center == pytest.approx(tuple(CENTER), abs=0.2)

@@ -14,7 +14,7 @@ def test_teaser(ball_run, monkeypatch, script):
     assert code == 2 and "eval.json: not there; run eval.py" in error
     surface = {"bytes": 2048, "surface_mean": 1e-4, "surface_max": 1e-3, "thickness_mean": 0.2}
     mean = {"mean": {"ssim_white": 0.99, "normal_error_deg": 1.5}}
-    images = {name: mean for name in ("paper", "surface")}
+    images = dict.fromkeys(("paper", "surface"), mean)
     for name, values in (("eval", surface), ("ssim", images)):
         (ball_run / f"{name}.json").write_text(json.dumps(values))
     code, _, error = script(*command)

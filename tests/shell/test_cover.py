@@ -1,4 +1,5 @@
-"""The cover by medial balls: closed forms of the medial axis, the guarantees, and the paper's thickness."""
+"""The cover by medial balls: closed forms of the medial axis, the guarantees, and the paper's
+thickness."""
 
 import numpy as np
 import pytest
@@ -51,9 +52,15 @@ def test_too_thin():
 
 def test_thinner_than_the_paper_s(data):
     mesh = load_mesh(data / "thingi32" / "53159.ply")
-    theirs = read_h5(*(data / "shells" / f"thingi32_{kind}128" / "53159.h5" for kind in ("inner", "safe"))).statistics()
+    theirs = read_h5(
+        *(data / "shells" / f"thingi32_{kind}128" / "53159.h5" for kind in ("inner", "safe"))
+    ).statistics()
     distance = MeshDistance(mesh.vertices, mesh.faces)
     shell = build_shell(mesh.vertices, mesh.faces, *cover(distance, 128))
     ours = shell.statistics()
     assert certify(mesh.vertices, mesh.faces, shell) == 0 and solid(distance, shell).all()
-    assert ours["mean"] < 0.6 * theirs["mean"] and ours["max"] < 0.65 * theirs["max"] and ours["volume"] < 0.5 * theirs["volume"]
+    assert (
+        ours["mean"] < 0.6 * theirs["mean"]
+        and ours["max"] < 0.65 * theirs["max"]
+        and ours["volume"] < 0.5 * theirs["volume"]
+    )

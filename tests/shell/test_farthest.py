@@ -17,12 +17,15 @@ MESHES = ["252119", "53159", "96481"]  # thin, solid, with holes; scripts/compar
 @pytest.fixture(scope="module")
 def torus() -> MeshDistance:
     mesh = trimesh.creation.torus(0.6, 0.3, 90, 45)
-    turned = trimesh.transform_points(mesh.vertices, trimesh.transformations.rotation_matrix(0.5, [1, 2, 3]))
-    return MeshDistance(turned + [0.013, -0.021, 0.007], mesh.faces)  # no symmetry of the lattice, hence no ties
+    turned = trimesh.transform_points(
+        mesh.vertices, trimesh.transformations.rotation_matrix(0.5, [1, 2, 3])
+    )
+    # No symmetry of the lattice, hence no ties
+    return MeshDistance(turned + [0.013, -0.021, 0.007], mesh.faces)
 
 
 def spelt_out(distance: MeshDistance, count: int, resolution: int) -> tuple[np.ndarray, np.ndarray]:
-    """dss.md, section 2, one line per step."""
+    """docs/method.md, section 2, one line per step."""
     axis = (np.arange(resolution) + 0.5) * 2 / resolution - 1
     nodes = np.stack(np.meshgrid(axis, axis, axis, indexing="ij"), -1).reshape(-1, 3)
     nodes = nodes[distance.winding(nodes) > 0.5]
@@ -51,7 +54,12 @@ def test_farthest_equals_the_authors_files(data, name):
     mesh = load_mesh(data / "thingi32" / f"{name}.ply")
     centers, radii = farthest(MeshDistance(mesh.vertices, mesh.faces), 512)
     for count in (128, 512):
-        theirs = read_h5(*(data / "shells" / f"thingi32_{kind}{count}" / f"{name}.h5" for kind in ("inner", "safe")))
+        theirs = read_h5(
+            *(
+                data / "shells" / f"thingi32_{kind}{count}" / f"{name}.h5"
+                for kind in ("inner", "safe")
+            )
+        )
         np.testing.assert_array_equal(centers[:count], theirs.centers)
         np.testing.assert_allclose(radii[:count], theirs.inner_radii, atol=1e-6)
 
@@ -62,10 +70,14 @@ def test_one_sphere(torus):
 
 
 def test_too_many_spheres(torus):
-    with pytest.raises(InputError, match=r"spheres.count=4000: only \d+ of the 16\^3 lattice nodes lie inside"):
+    with pytest.raises(
+        InputError, match=r"spheres.count=4000: only \d+ of the 16\^3 lattice nodes lie inside"
+    ):
         farthest(torus, 4000, 16)
     possible = len(spelt_out(torus, 400, 16)[0])
-    with pytest.raises(InputError, match=f"only {possible} spheres on the 16\\^3 lattice fit without overlap"):
+    with pytest.raises(
+        InputError, match=f"only {possible} spheres on the 16\\^3 lattice fit without overlap"
+    ):
         farthest(torus, possible + 1, 16)
     assert len(farthest(torus, possible, 16)[0]) == possible
 

@@ -13,7 +13,11 @@ from dss.shell.io import read_h5, write_h5
 @pytest.fixture
 def files(tmp_path):
     generator = torch.Generator().manual_seed(0)
-    shell = DualShell(torch.rand(9, 3, generator=generator), torch.rand(9, generator=generator), 1 + torch.rand(9, generator=generator))
+    shell = DualShell(
+        torch.rand(9, 3, generator=generator),
+        torch.rand(9, generator=generator),
+        1 + torch.rand(9, generator=generator),
+    )
     paths = tmp_path / "inner.h5", tmp_path / "outer.h5"
     write_h5(shell, *paths)
     return shell, *paths
@@ -30,7 +34,11 @@ def test_round_trip(files):
     for name, buffer in shell.named_buffers():
         assert torch.equal(again.get_buffer(name), buffer)
     with h5py.File(inner) as file:  # the authors' layout
-        assert file["data"].shape == (9, 4) and file["data"].dtype == np.float64 and (file["data"][:, 3] < 0).all()
+        assert (
+            file["data"].shape == (9, 4)
+            and file["data"].dtype == np.float64
+            and (file["data"][:, 3] < 0).all()
+        )
     with h5py.File(outer) as file:
         assert file["data"].dtype == np.float32 and (file["data"][:, 3] > 0).all()
 
@@ -39,7 +47,8 @@ def test_authors_files(data):
     folders = data / "shells" / "thingi32_inner512", data / "shells" / "thingi32_safe512"
     shell = read_h5(*(folder / "53159.h5" for folder in folders))
     assert len(shell) == 512
-    assert shell.thickness.mean().item() == pytest.approx(0.0344, abs=1e-4)  # dss.md, section 3
+    # docs/method.md, section 3
+    assert shell.thickness.mean().item() == pytest.approx(0.0344, abs=1e-4)
 
 
 def test_files_of_different_shells(files):
@@ -54,7 +63,16 @@ def test_files_of_different_shells(files):
         read_h5(inner, outer)
 
 
-@pytest.mark.parametrize("rows", [np.ones(4), np.ones((3, 5)), np.ones((0, 4)), np.full((3, 4), np.nan), np.full((3, 4), b"text")])
+@pytest.mark.parametrize(
+    "rows",
+    [
+        np.ones(4),
+        np.ones((3, 5)),
+        np.ones((0, 4)),
+        np.full((3, 4), np.nan),
+        np.full((3, 4), b"text"),
+    ],
+)
 def test_damaged_rows(files, rows):
     _, inner, outer = files
     rewrite(inner, rows)

@@ -8,9 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from dss.config import Settings
-from dss.rendering.cameras import Camera
 from dss.reconstruction.models.base import Model
 from dss.reconstruction.ray_samples import RaySamples
+from dss.rendering.cameras import Camera
 from dss.shell.dual_shell import DualShell
 
 

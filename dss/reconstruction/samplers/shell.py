@@ -52,7 +52,8 @@ class Shell(Sampler):
         # Imports the libraries for meshes, which pictures do not need.
         from dss.reconstruction.model_shell import shell_of_model
 
-        self.shell = shell_of_model(model, self.settings).to(model.device)
+        settings = self.settings
+        self.shell = shell_of_model(model, settings.spheres, settings.resolution, settings.eps)
 
     def sample(
         self, model: Model, origins: Tensor, directions: Tensor,

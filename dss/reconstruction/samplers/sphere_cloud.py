@@ -18,10 +18,10 @@ from dss import ops
 from dss.config import Count, CountOrZero, NonNegative, Positive
 from dss.errors import InputError
 from dss.ops import reference
-from dss.rendering.cameras import Camera
 from dss.reconstruction.models.base import Model, UpsamplingSettings
 from dss.reconstruction.ray_samples import RaySamples, between
 from dss.reconstruction.samplers.base import Sampler
+from dss.rendering.cameras import Camera
 from dss.shell.dual_shell import DualShell
 
 NEIGHBOURS = 10  # nearest other centres that may push a centre

@@ -3,51 +3,71 @@ import math
 import pytest
 import torch
 
-from dss.reconstruction.config import ModelConfig, SamplerConfig
-from dss.reconstruction.intervals import Sections, weights
-from dss.reconstruction.models.base import build_model, inverse_cdf
-from dss.reconstruction.networks import Hash
+from dss.reconstruction.models import build_model
+from dss.reconstruction.models.base import UpsamplingSettings
+from dss.reconstruction.models.neus import NeuSSettings
+from dss.reconstruction.ray_samples import RaySamples, weights
 from tests.helpers import SMALL, ball_model
 
-HASH = ModelConfig(encoding="hash", levels=4, table=10, base=4, growth=1.6, layers=1, width=64, skip=0, feature=8, colour_layers=1)
+HASH = NeuSSettings(
+    encoding="hash", levels=4, log2_table=10, base_resolution=4, growth=1.6,
+    layers=1, width=64, skip=0, feature=8, colour_layers=1,
+)  # fmt: skip
 
 
 def test_sizes_of_the_published_networks():
-    model = build_model(ModelConfig())
+    model = build_model(NeuSSettings())
     count = {
-        name: sum(p.numel() for key, p in getattr(model, name).named_parameters() if key.endswith("original1"))
+        name: sum(
+            p.numel()
+            for key, p in getattr(model, name).named_parameters()
+            if key.endswith("original1")
+        )
         for name in ("distance", "colour")
     }
-    assert count == {"distance": 524_544, "colour": 271_360}  # sphere_guided_neus.md, section 6
+    assert count == {"distance": 524_544, "colour": 271_360}  # docs/method.md, section 11
     assert model.sharpness.item() == pytest.approx(math.exp(3), rel=1e-5)
 
 
-@pytest.mark.parametrize("config", [ModelConfig(), HASH], ids=["frequency", "hash"])
-def test_geometric_initialisation(config):
-    """About |x| - 0.5: random features of a finite width are off by a tenth or two, in the published size too."""
+@pytest.mark.parametrize("settings", [NeuSSettings(), HASH], ids=["frequency", "hash"])
+def test_geometric_initialisation(settings):
+    """About |x| - 0.5: random features of a finite width are off by a tenth or two, even in the
+    published size."""
     torch.manual_seed(0)
     errors = []
     for _ in range(5):
-        model = build_model(config)
+        model = build_model(settings)
         points = torch.nn.functional.normalize(torch.randn(2000, 3), dim=1) * torch.rand(2000, 1)
         errors.append(model.sdf(points) - (points.norm(dim=1) - 0.5))
     assert torch.cat(errors).abs().mean() < 0.15
-    assert all(model.sdf(torch.zeros(1, 3)) < 0 < model.sdf(torch.eye(3)).min() for model in [build_model(config) for _ in range(5)])
+    assert all(
+        model.sdf(torch.zeros(1, 3)) < 0 < model.sdf(torch.eye(3)).min()
+        for model in [build_model(settings) for _ in range(5)]
+    )
 
 
 def test_opacity_of_a_plane_in_closed_form():
-    """Along a ray into a plane, what is left of the light is Phi(f at the end) / Phi(f at the start), however it is cut."""
+    """Along a ray into a plane, Phi(f at the end) / Phi(f at the start) of the light is left,
+    however the ray is cut."""
     model = ball_model(64.0)
-    model.distance.forward = lambda points: (points @ torch.tensor([0.6, 0.0, 0.8]), points.new_zeros(len(points), 1))
+    model.distance.forward = lambda points: (
+        points @ torch.tensor([0.6, 0.0, 0.8]),
+        points.new_zeros(len(points), 1),
+    )
     direction = torch.tensor([0.0, 0.6, -0.8])  # cosine -0.64
     for count in (2, 7, 50):
         edges = torch.linspace(0, 1, count + 1).double().pow(1.3).float()
-        sections = Sections(torch.zeros(count, dtype=torch.int64), edges[:-1], edges[1:], torch.zeros(count, dtype=torch.int64))
+        ray = torch.zeros(count, dtype=torch.int64)
+        samples = RaySamples(ray, edges[:-1], edges[1:], ray)
         origin = torch.tensor([0.1, 0, 0.2])
-        shaded = model.shade(origin + sections.middle[:, None] * direction, direction.expand(count, 3), sections.length)
+        shaded = model.shade(
+            origin + samples.middle[:, None] * direction, direction.expand(count, 3), samples.length
+        )
         start, end = (float(origin @ torch.tensor([0.6, 0, 0.8])) - 0.64 * t for t in (0.0, 1.0))
-        left = 1 - weights(shaded.alpha, sections.ray, 1).sum().item()
-        assert left == pytest.approx((1 + math.exp(-64 * start)) / (1 + math.exp(-64 * end)), abs=2e-4)
+        left = 1 - weights(shaded.alpha, samples.ray, 1).sum().item()
+        assert left == pytest.approx(
+            (1 + math.exp(-64 * start)) / (1 + math.exp(-64 * end)), abs=2e-4
+        )
         torch.testing.assert_close(shaded.gradient, torch.tensor([[0.6, 0, 0.8]]).expand(count, 3))
 
 
@@ -59,7 +79,11 @@ def test_no_opacity_where_the_ray_leaves():
 
 
 def test_annealing_lets_all_angles_be_opaque_first():
-    model, points, along = ball_model(100.0), torch.tensor([[0.5, 0, 0]]), torch.tensor([[0.0, 1, 0]])
+    model, points, along = (
+        ball_model(100.0),
+        torch.tensor([[0.5, 0, 0]]),
+        torch.tensor([[0.0, 1, 0]]),
+    )
     model.anneal(0.0)
     first = model.shade(points, along, torch.tensor([0.02])).alpha
     model.anneal(1.0)
@@ -69,7 +93,9 @@ def test_annealing_lets_all_angles_be_opaque_first():
 def test_opacity_bounds_the_shaded_one():
     model = ball_model(200.0)
     points = torch.rand(500, 3) - 0.5
-    shaded = model.shade(points, torch.nn.functional.normalize(torch.randn(500, 3), dim=1), torch.full((500,), 0.02))
+    shaded = model.shade(
+        points, torch.nn.functional.normalize(torch.randn(500, 3), dim=1), torch.full((500,), 0.02)
+    )
     assert (shaded.alpha <= model.opacity(shaded.sdf, 0.02) + 1e-6).all()
 
 
@@ -82,51 +108,48 @@ def test_band():
 
 
 def test_refine_concentrates_at_the_surface():
-    model, config = ball_model(100.0), SamplerConfig(coarse=32, fine=32, rounds=4)
-    origins, directions = torch.tensor([[0.0, 0, -3], [0, 0.9, -3]]), torch.tensor([[0.0, 0, 1], [0, 0, 1]])
+    model, settings = ball_model(100.0), UpsamplingSettings(coarse=32, fine=32, rounds=4)
+    origins, directions = (
+        torch.tensor([[0.0, 0, -3], [0, 0.9, -3]]),
+        torch.tensor([[0.0, 0, 1], [0, 0, 1]]),
+    )
     t = torch.linspace(2, 4, 32).expand(2, 32)
-    refined, label = model.refine(origins, directions, t, torch.zeros_like(t, dtype=torch.int64), config)
-    assert refined.shape == label.shape == (2, 64) and (refined.diff() >= 0).all()
+    refined, interval = model.refine(
+        origins, directions, t, torch.zeros_like(t, dtype=torch.int64), settings
+    )
+    assert refined.shape == interval.shape == (2, 64) and (refined.diff() >= 0).all()
     assert ((refined[0] - 2.5).abs() < 0.06).sum() >= 25
 
 
-def test_refine_never_crosses_labels():
-    model, config = ball_model(100.0), SamplerConfig(fine=16, rounds=2)
+def test_refine_never_crosses_intervals():
+    model, settings = ball_model(100.0), UpsamplingSettings(fine=16, rounds=2)
     t = torch.cat([torch.linspace(2.0, 2.2, 8), torch.linspace(2.6, 3, 8)])[None]
-    label = torch.tensor([[0] * 8 + [1] * 8])
-    refined, label = model.refine(torch.tensor([[0.0, 0, -3]]), torch.tensor([[0.0, 0, 1]]), t, label, config)
+    interval = torch.tensor([[0] * 8 + [1] * 8])
+    refined, interval = model.refine(
+        torch.tensor([[0.0, 0, -3]]), torch.tensor([[0.0, 0, 1]]), t, interval, settings
+    )
     assert not ((refined > 2.2) & (refined < 2.6)).any()
-    assert torch.equal(label, (refined > 2.4).long())
+    assert torch.equal(interval, (refined > 2.4).long())
 
 
 def test_refine_without_rays():
     t = torch.zeros(0, 8)
-    refined, label = ball_model(10.0).refine(torch.zeros(0, 3), torch.zeros(0, 3), t, t.long(), SamplerConfig())
-    assert len(refined) == len(label) == 0
-
-
-def test_inverse_cdf_is_uniform_where_the_weight_is():
-    t = torch.linspace(0, 1, 5)[None]
-    values, section = inverse_cdf(t, torch.tensor([[0.0, 1, 1, 0]]), 4, torch.zeros(1, 5, dtype=torch.int64))
-    torch.testing.assert_close(values, torch.tensor([[0.3125, 0.4375, 0.5625, 0.6875]]), atol=1e-4, rtol=0)
-    assert section.tolist() == [[1, 1, 2, 2]]
-
-
-def test_hash_is_continuous_and_twice_differentiable():
-    torch.manual_seed(0)
-    encoding = Hash(3, 8, 4, 2.0).double()
-    torch.nn.init.normal_(encoding.table)
-    points = (torch.rand(6, 3, dtype=torch.float64) * 1.8 - 0.9).requires_grad_()
-    assert torch.autograd.gradcheck(encoding, points)
-    assert torch.autograd.gradgradcheck(encoding, points)
-    border = torch.tensor([[0.5, 0.3, 0.1]], dtype=torch.float64)  # on a cell's face
-    torch.testing.assert_close(encoding(border - 1e-9), encoding(border + 1e-9), atol=1e-6, rtol=0)
-    assert encoding(torch.tensor([[-3.0, 1, 3]], dtype=torch.float64)).isfinite().all()
+    refined, interval = ball_model(10.0).refine(
+        torch.zeros(0, 3), torch.zeros(0, 3), t, t.long(), UpsamplingSettings()
+    )
+    assert len(refined) == len(interval) == 0
 
 
 def test_gradients_reach_all_parameters():
-    for config in (SMALL, HASH):
-        model = build_model(config)
-        shaded = model.shade(torch.rand(64, 3) - 0.5, torch.nn.functional.normalize(torch.randn(64, 3), dim=1), torch.full((64,), 0.05))
+    for settings in (SMALL, HASH):
+        model = build_model(settings)
+        shaded = model.shade(
+            torch.rand(64, 3) - 0.5,
+            torch.nn.functional.normalize(torch.randn(64, 3), dim=1),
+            torch.full((64,), 0.05),
+        )
         (shaded.colour.sum() + shaded.alpha.sum() + shaded.gradient.square().sum()).backward()
-        assert all(parameter.grad is not None and parameter.grad.isfinite().all() for parameter in model.parameters())
+        assert all(
+            parameter.grad is not None and parameter.grad.isfinite().all()
+            for parameter in model.parameters()
+        )

@@ -3,15 +3,13 @@ import math
 import pytest
 import torch
 
-from dss.reconstruction.config import ModelConfig, SamplerConfig
-from dss.reconstruction.models.base import build_model
-from dss.reconstruction.models.unisurf import MEMORY, UNISURF
-from dss.reconstruction.samplers.base import Uniform
+from dss.reconstruction.models.unisurf import MEMORY, UNISURF, UNISURFSettings
+from dss.reconstruction.samplers.uniform import Uniform, UniformSettings
 from dss.reconstruction.training import smoothness
 from dss.reconstruction.volume_rendering import render_rays
-from tests.helpers import SMALL, Balls, Normals
+from tests.helpers import NETWORK, Balls, Normals
 
-CONFIG = SamplerConfig(coarse=48, fine=24, rounds=8)
+SETTINGS = UniformSettings(coarse=48, fine=24, rounds=8)
 
 
 class Steep(Balls):
@@ -23,7 +21,7 @@ class Steep(Balls):
 
 
 def ball_model() -> UNISURF:
-    model = UNISURF(SMALL)
+    model = UNISURF(UNISURFSettings(**NETWORK))
     model.distance, model.colour = Steep(torch.tensor([[0.0, 0, 0, 0.5]])), Normals()
     return model
 
@@ -53,9 +51,15 @@ def test_samples_surround_the_root():
     model.anneal(1.0)
     t = torch.linspace(2, 4, 48).expand(20, 48)
     for generator in (None, torch.Generator().manual_seed(0)):
-        found, label = model.refine(origins, directions, t, torch.zeros_like(t, dtype=torch.int64), CONFIG, generator)
+        found, interval = model.refine(
+            origins, directions, t, torch.zeros_like(t, dtype=torch.int64), SETTINGS, generator
+        )
         root = (3 - (0.25 - height**2).sqrt())[:, None]
-        assert found.shape == label.shape == (20, 36) and (found.diff() > 0).all() and (label == 0).all()
+        assert (
+            found.shape == interval.shape == (20, 36)
+            and (found.diff() > 0).all()
+            and (interval == 0).all()
+        )
         assert ((found - root).abs() <= 0.1 + 1e-5).sum(1).tolist() == [24] * 20
         assert (found < root - 0.1).sum(1).tolist() == [12] * 20 and found.min() >= 2
 
@@ -63,20 +67,29 @@ def test_samples_surround_the_root():
 def test_samples_are_even_where_there_is_no_root():
     _, origins, directions = rays(1)
     t = torch.linspace(2, 4, 48)[None]
-    found, _ = ball_model().refine(origins + torch.tensor([0.7, 0, 0]), directions, t, t.long(), CONFIG)
+    found, _ = ball_model().refine(
+        origins + torch.tensor([0.7, 0, 0]), directions, t, t.long(), SETTINGS
+    )
     torch.testing.assert_close(found.diff(), torch.full((1, 35), 2 / 36), atol=1e-5, rtol=0)
 
 
 def test_refine_without_rays():
     t = torch.zeros(0, 8)
-    assert all(len(value) == 0 for value in ball_model().refine(torch.zeros(0, 3), torch.zeros(0, 3), t, t.long(), CONFIG))
+    assert all(
+        len(value) == 0
+        for value in ball_model().refine(
+            torch.zeros(0, 3), torch.zeros(0, 3), t, t.long(), SETTINGS
+        )
+    )
 
 
 def test_the_interval_shrinks_as_published():
-    model = build_model(ModelConfig(method="unisurf"))
+    model = UNISURF(UNISURFSettings())
     for step in (0, 50_000, 150_000, 200_000):
         model.anneal(step / 200_000)
-        assert model.interval.item() == pytest.approx(max(2 * math.exp(-1.5e-5 * step), 0.1), rel=0.01)
+        assert model.interval.item() == pytest.approx(
+            max(2 * math.exp(-1.5e-5 * step), 0.1), rel=0.01
+        )
 
 
 def test_distance_to_first_order():
@@ -90,7 +103,9 @@ def test_distance_to_first_order():
     outside, inside = (surface * (1 + sign * 2 * model.band(1e-3)) for sign in (1, -1))
     opacity = [model.shade(points, surface, torch.ones(300)).alpha for points in (outside, inside)]
     assert opacity[0].max() < 1.1e-3 and opacity[1].min() > 1 - 5e-3
-    torch.testing.assert_close(model.opacity(model.sdf(outside), 0.1), opacity[0].detach(), atol=1e-6, rtol=1e-3)
+    torch.testing.assert_close(
+        model.opacity(model.sdf(outside), 0.1), opacity[0].detach(), atol=1e-6, rtol=1e-3
+    )
 
 
 def test_pictures_do_not_change_the_model():
@@ -103,21 +118,22 @@ def test_pictures_do_not_change_the_model():
 def test_weights_are_those_of_occupancies():
     """A ray's opacity is one minus the product of what its samples let through."""
     model, (_, origins, directions) = ball_model(), rays(9, 0.8)
-    sections = Uniform(CONFIG).sections(model, origins, directions)
-    rendered = render_rays(model, sections, origins, directions, torch.zeros(3))
+    samples = Uniform(SETTINGS).sample(model, origins, directions)
+    rendered = render_rays(model, samples, origins, directions, torch.zeros(3))
     for ray in range(9):
-        points = rendered.points[sections.ray == ray]
+        points = rendered.points[samples.ray == ray]
         left = torch.sigmoid(10 * model.distance(points)[0]).double().prod()
         assert rendered.opacity[ray].item() == pytest.approx(1 - left.item(), abs=1e-4)
 
 
 def test_smoothness():
-    """None on a plane; on a ball of radius 0.5, twice the mean distance of the neighbours along the surface."""
+    """None on a plane; on a ball of radius 0.5, twice the mean distance of the neighbours along the
+    surface."""
     model, (_, origins, directions) = ball_model(), rays(64, 0.3)
 
     def measure() -> float:
-        sections = Uniform(CONFIG).sections(model, origins, directions)
-        rendered = render_rays(model, sections, origins, directions, torch.zeros(3))
+        samples = Uniform(SETTINGS).sample(model, origins, directions)
+        rendered = render_rays(model, samples, origins, directions, torch.zeros(3))
         return smoothness(model, rendered, torch.Generator().manual_seed(0)).item()
 
     noise = 0.01 * (torch.rand(100_000, 2) - 0.5)
@@ -127,7 +143,14 @@ def test_smoothness():
 
 
 def test_gradients_reach_all_parameters():
-    model = UNISURF(SMALL)
-    shaded = model.shade(torch.rand(64, 3) - 0.5, torch.nn.functional.normalize(torch.randn(64, 3), dim=1), torch.full((64,), 0.05))
+    model = UNISURF(UNISURFSettings(**NETWORK))
+    shaded = model.shade(
+        torch.rand(64, 3) - 0.5,
+        torch.nn.functional.normalize(torch.randn(64, 3), dim=1),
+        torch.full((64,), 0.05),
+    )
     (shaded.colour.sum() + shaded.alpha.sum() + shaded.gradient.square().sum()).backward()
-    assert all(parameter.grad is not None and parameter.grad.isfinite().all() for parameter in model.parameters())
+    assert all(
+        parameter.grad is not None and parameter.grad.isfinite().all()
+        for parameter in model.parameters()
+    )

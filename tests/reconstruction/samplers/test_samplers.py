@@ -5,29 +5,35 @@ import numpy as np
 import pytest
 import torch
 
+from dss.config import RenderSettings
 from dss.evaluation.images import psnr
-from dss.reconstruction.config import RenderConfig, SamplerConfig
 from dss.reconstruction.models.neus import TINY
-from dss.reconstruction.samplers.base import Occupancy, Shell, Uniform, build_sampler
+from dss.reconstruction.samplers.occupancy import Occupancy, OccupancySettings
+from dss.reconstruction.samplers.shell import Shell, ShellSettings
+from dss.reconstruction.samplers.uniform import Uniform, UniformSettings
 from dss.reconstruction.volume_rendering import render_picture, render_rays, render_stopped
 from dss.shell.dual_shell import DualShell
 from tests.helpers import ball_model, pinhole
 
-CONFIG = SamplerConfig(coarse=64, fine=64, step=0.01, grid=64)
+UNIFORM = UniformSettings(coarse=64, fine=64)
+OCCUPANCY = OccupancySettings(step=0.01, grid=64)
+SHELL = ShellSettings(coarse=64, fine=64, step=0.01)
 WHITE = torch.ones(3)
 BALLS = ((0.0, 0.0, 0.0, 0.4), (0.55, 0.1, 0.2, 0.15), (-0.3, -0.3, 0.5, 0.12))
 
 
 def shell_sampler(model, balls, eps: float = 1e-3) -> Shell:
     """The shell of balls: themselves, with the band as margin."""
-    sampler = Shell(CONFIG)
+    sampler = Shell(SHELL)
     balls, margin = torch.tensor(balls), model.band(eps)
-    sampler.shell = DualShell(balls[:, :3], (balls[:, 3] - margin).clamp(min=0), balls[:, 3] + margin)
+    sampler.shell = DualShell(
+        balls[:, :3], (balls[:, 3] - margin).clamp(min=0), balls[:, 3] + margin
+    )
     return sampler
 
 
 def occupancy_sampler(model) -> Occupancy:
-    sampler = Occupancy(CONFIG)
+    sampler = Occupancy(OCCUPANCY)
     sampler.refresh(model)
     return sampler
 
@@ -38,13 +44,16 @@ def converged():
 
 
 def test_samplers_agree_on_a_converged_field(converged):
-    """Occupancy and shell show the same picture as plain NeuS, to 40 dB, from a fraction of the samples."""
-    camera, config = pinhole(size=64), RenderConfig()
-    plain = render_picture(converged, Uniform(CONFIG), camera, WHITE, config)
+    """Occupancy and shell show the same picture as plain NeuS, to 40 dB, from a fraction of the
+    samples."""
+    camera, config = pinhole(size=64), RenderSettings()
+    plain = render_picture(converged, Uniform(UNIFORM), camera, WHITE, config)
     assert plain.samples == 128 and plain.background == 0
     for sampler in (occupancy_sampler(converged), shell_sampler(converged, BALLS)):
         for stop in (0.0, 1e-4):
-            found = render_picture(converged, sampler, camera, WHITE, replace(config, stop=stop))
+            found = render_picture(
+                converged, sampler, camera, WHITE, RenderSettings(min_transmittance=stop)
+            )
             assert psnr(found.colour, plain.colour) > 40
             assert found.samples < 40 and found.background > 0.6
             both = (plain.opacity > 0.99) & (found.opacity > 0.99)
@@ -53,24 +62,35 @@ def test_samplers_agree_on_a_converged_field(converged):
 
 
 def test_early_stop_changes_nothing_but_the_work(converged):
-    sampler, (origins, directions) = occupancy_sampler(converged), pinhole().rays(pinhole().centers())
-    sections = sampler.sections(converged, origins, directions)
-    everything = render_rays(converged, sections, origins, directions, WHITE)
-    stopped = render_stopped(converged, sections, origins, directions, WHITE, 1e-4)
+    sampler, (origins, directions) = (
+        occupancy_sampler(converged),
+        pinhole().rays(pinhole().centers()),
+    )
+    samples = sampler.sample(converged, origins, directions)
+    everything = render_rays(converged, samples, origins, directions, WHITE)
+    stopped = render_stopped(converged, samples, origins, directions, WHITE, 1e-4)
     assert (everything.colour - stopped.colour).abs().max() < 3e-4
     assert len(stopped.points) < 0.6 * len(everything.points)
 
 
 @pytest.mark.parametrize("stop", [0.0, 1e-4])
 @pytest.mark.parametrize("shade", [0.0, 1.0, 0.3])
-def test_rays_without_sections_are_background_exactly(converged, stop, shade):
+def test_rays_without_samples_are_background_exactly(converged, stop, shade):
     sampler, background = shell_sampler(converged, BALLS), torch.full((3,), shade)
     away = pinhole((0.0, -3.0, 0.0))
-    away = replace(away, pose=torch.cat([-away.pose[:, :3], away.pose[:, 3:]], 1))  # looks the other way
+    away = replace(
+        away, pose=torch.cat([-away.pose[:, :3], away.pose[:, 3:]], 1)
+    )  # looks the other way
     for each in (sampler, occupancy_sampler(converged)):
-        picture = render_picture(converged, each, away, background, RenderConfig(stop=stop))
+        picture = render_picture(
+            converged, each, away, background, RenderSettings(min_transmittance=stop)
+        )
         assert picture.samples == 0 and picture.background == 1
-        assert (picture.colour == round(255 * shade)).all() and not picture.opacity.any() and np.isfinite(picture.normal).all()
+        assert (
+            (picture.colour == round(255 * shade)).all()
+            and not picture.opacity.any()
+            and np.isfinite(picture.normal).all()
+        )
 
 
 def test_intervals_against_brute_force():
@@ -79,80 +99,107 @@ def test_intervals_against_brute_force():
     centers = torch.rand(30, 3, generator=generator) - 0.5
     outer = 0.05 + 0.2 * torch.rand(30, generator=generator)
     inner = (outer - 0.1).clamp(min=0)
-    sampler = Shell(CONFIG)
+    sampler = Shell(SHELL)
     sampler.shell = DualShell(centers, inner, outer)
     targets = torch.rand(50, 3, generator=generator) - 0.5
     origins = torch.tensor([0.0, -2.0, 0.3]).expand(50, 3)
     directions = torch.nn.functional.normalize(targets - origins, dim=1)
-    ray, start, end = sampler.intervals(origins, directions)
+    found = sampler.intervals(origins, directions)
+    ray, start, end = found.ray, found.start, found.end
     t = torch.arange(0.0005, 4, 0.001)
     for number in range(50):
-        distance = (origins[number] + t[:, None] * directions[number] - centers[:, None]).norm(dim=2).T
+        distance = (
+            (origins[number] + t[:, None] * directions[number] - centers[:, None]).norm(dim=2).T
+        )
         solid = (distance < inner).any(1).float().cummax(0).values.bool()
         expected = (distance < outer).any(1) & ~solid
         found = ((t[:, None] > start[ray == number]) & (t[:, None] < end[ray == number])).sum(1)
-        assert found.max() <= 1 and (found.bool() != expected).sum() <= 2 * int((ray == number).sum()) + 1
+        assert (
+            found.max() <= 1
+            and (found.bool() != expected).sum() <= 2 * int((ray == number).sum()) + 1
+        )
 
 
 def test_the_shell_loses_less_than_eps(converged):
-    """What lies outside the intervals changes no opacity by more than the band's eps, and the 1e-5 that NeuS gives each section."""
+    """What lies outside the intervals changes no opacity by more than the band's eps, and the 1e-5
+    that NeuS gives each sample."""
     camera = pinhole(size=40)
     origins, directions = camera.rays(camera.centers())
-    dense = Uniform(replace(CONFIG, coarse=512, fine=128)).sections(converged, origins, directions)
+    dense = Uniform(UniformSettings(coarse=512, fine=128)).sample(converged, origins, directions)
     truth = render_rays(converged, dense, origins, directions, WHITE).opacity - 640 * TINY
     for eps in (1e-1, 1e-2, 1e-3):
         sampler = shell_sampler(converged, BALLS, eps)
-        sampler.config = replace(CONFIG, step=2e-3)
-        found = render_rays(converged, sampler.sections(converged, origins, directions), origins, directions, WHITE).opacity
+        sampler.settings = ShellSettings(step=2e-3)
+        found = render_rays(
+            converged, sampler.sample(converged, origins, directions), origins, directions, WHITE
+        ).opacity
         assert (found - truth).abs().max() < eps + 640 * TINY + 1e-3
 
 
 def test_occupancy_holds_whatever_can_be_opaque(converged):
     sampler = occupancy_sampler(converged)
     points = torch.rand(20_000, 3) * 1.2 - 0.6
-    opaque = converged.opacity(converged.sdf(points), CONFIG.step) > CONFIG.threshold
+    opaque = converged.opacity(converged.sdf(points), OCCUPANCY.step) > OCCUPANCY.threshold
     cell = ((points + 1) * 32).long()
     assert sampler.occupied[cell[:, 0], cell[:, 1], cell[:, 2]][opaque].all()
     assert sampler.occupied.float().mean() < 0.1
 
 
-def test_occupancy_sections_are_disjoint_and_labelled_by_run(converged):
+def test_occupancy_samples_are_disjoint_and_runs_are_intervals(converged):
     origins, directions = pinhole().rays(pinhole().centers())
-    sections = occupancy_sampler(converged).sections(converged, origins, directions, torch.Generator().manual_seed(0))
-    same = sections.ray[1:] == sections.ray[:-1]
-    gap = sections.start[1:] - sections.end[:-1]
+    samples = occupancy_sampler(converged).sample(
+        converged, origins, directions, torch.Generator().manual_seed(0)
+    )
+    same = samples.ray[1:] == samples.ray[:-1]
+    gap = samples.start[1:] - samples.end[:-1]
     assert (gap[same] > -1e-6).all()
-    assert torch.equal(sections.label[1:] == sections.label[:-1], same & (gap.abs() < 1e-4))
+    assert torch.equal(samples.interval[1:] == samples.interval[:-1], same & (gap.abs() < 1e-4))
 
 
 def test_uniform_is_published_neus(converged):
     origins, directions = pinhole().rays(pinhole().centers())
-    sections = Uniform(CONFIG).sections(converged, origins, directions)
-    assert len(sections.ray) == 128 * len(origins) and not sections.label.any()
-    first = sections.start.view(-1, 128)[:, 0]
+    samples = Uniform(UNIFORM).sample(converged, origins, directions)
+    assert len(samples.ray) == 128 * len(origins) and not samples.interval.any()
+    first = samples.start.view(-1, 128)[:, 0]
     torch.testing.assert_close(first, -(origins * directions).sum(1) - 1)
 
 
 def test_nothing_in_nothing_out(converged):
     none = torch.zeros(0, 3)
-    for sampler in (Uniform(CONFIG), occupancy_sampler(converged), shell_sampler(converged, BALLS)):
-        sections = sampler.sections(converged, none, none)
-        assert len(sections.ray) == 0
+    for sampler in (
+        Uniform(UNIFORM),
+        occupancy_sampler(converged),
+        shell_sampler(converged, BALLS),
+    ):
+        samples = sampler.sample(converged, none, none)
+        assert len(samples.ray) == 0
         for stop in (0.0, 1e-4):
-            assert render_stopped(converged, sections, none, none, WHITE, stop).colour.shape == (0, 3)
+            rendered = render_stopped(converged, samples, none, none, WHITE, stop)
+            assert rendered.colour.shape == (0, 3)
 
 
 def test_before_its_first_shell_the_shell_sampler_is_plain(converged):
     origins, directions = pinhole().rays(pinhole().centers())
-    first, second = (build_sampler(replace(CONFIG, method=name)).sections(converged, origins, directions) for name in ("uniform", "shell"))
+    first, second = (
+        sampler.sample(converged, origins, directions)
+        for sampler in (Uniform(UNIFORM), Shell(SHELL))
+    )
     assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
 
 
 def test_state_survives(converged):
-    for sampler in (Uniform(CONFIG), occupancy_sampler(converged), shell_sampler(converged, BALLS), Shell(CONFIG)):
-        other = type(sampler)(CONFIG)
+    for sampler in (
+        Uniform(UNIFORM),
+        occupancy_sampler(converged),
+        shell_sampler(converged, BALLS),
+        Shell(SHELL),
+    ):
+        other = type(sampler)(sampler.settings)
         other.restore(sampler.state_dict())
-        assert all(torch.equal(value, other.state_dict()[name]) for name, value in sampler.state_dict().items())
+        assert all(
+            torch.equal(value, other.state_dict()[name])
+            for name, value in sampler.state_dict().items()
+        )
 
 
 def test_margin_follows_the_live_sharpness():
