@@ -22,9 +22,7 @@ ROOT = Path(__file__).resolve().parents[2]
 CENTER, SIZE = np.array([500.0, -20.0, 3.0]), 40.0
 
 
-@pytest.fixture(autouse=True)
-def _fast(fewer_points):
-    pass
+pytestmark = pytest.mark.usefixtures("fewer_points")
 
 
 @pytest.fixture

@@ -10,9 +10,7 @@ from skimage import metrics
 from dss.rendering.images import read_image
 
 
-@pytest.fixture(autouse=True)
-def _own_cache(cache):
-    pass
+pytestmark = pytest.mark.usefixtures("cache")
 
 
 @pytest.fixture
