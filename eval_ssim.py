@@ -30,7 +30,9 @@ from dss.tables import table, write_json
 def main() -> None:
     options = cli.parser(__doc__)
     options.add_argument("run", nargs="*", type=Path, help="run folders that train.py made")
-    options.add_argument("--data", "--mesh", help="a mesh to compare; of runs: where their data is now")
+    options.add_argument(
+        "--data", "--mesh", help="a mesh to compare; of runs: where their data is now"
+    )
     options.add_argument("--truth-mesh", help="the true mesh of --mesh")
     options.add_argument("--renders", type=Path, help="a folder of images, matched by name")
     options.add_argument("--truth", type=Path, help="the NeRF-synthetic scene of --renders")
@@ -41,7 +43,9 @@ def main() -> None:
     options.add_argument("--out", type=Path, help="folder (default: the run's; else ssim/MESH)")
     args = options.parse_args()
     if [bool(args.run), bool(args.truth_mesh), bool(args.renders)].count(True) != 1:
-        raise InputError("name one thing: run folders, --mesh and --truth-mesh, or --renders and --truth")
+        raise InputError(
+            "name one thing: run folders, --mesh and --truth-mesh, or --renders and --truth"
+        )
     if len(args.run) > 1:
         cli.refuse(args, f"{len(args.run)} runs at once", "out")
     around, split = cli.given(args, "views", "size"), cli.given(args, "split", "every")
@@ -55,7 +59,10 @@ def main() -> None:
         write_json(out / "ssim.json", result)
     if args.truth_mesh:
         cli.refuse(args, "meshes", "split", "every", "truth")
-        out, truth = args.out or Path("ssim", Path(args.data or "").stem), load_mesh(args.truth_mesh)
+        out, truth = (
+            args.out or Path("ssim", Path(args.data or "").stem),
+            load_mesh(args.truth_mesh),
+        )
         ours = decoded(args.data, truth, device)
         result = measure_pictures(ours, truth, out / "ssim", progress=terminal, **around)
         rows |= protocol_means(args.data, result)
