@@ -85,9 +85,8 @@ def run(main: Callable[[], None]) -> None:
     try:
         main()
     except InputError as error:
-        print(
-            "error:", " ".join(str(error).split()), file=sys.stderr
-        )  # one line, whatever a library's message held
+        # one line, whatever a library's message held
+        print("error:", " ".join(str(error).split()), file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
         print("interrupted; the same command resumes", file=sys.stderr)

@@ -24,9 +24,8 @@ from dss.checkpoint import load_tensors, part, save_tensors, with_prefix
 from dss.config import Config, MeshConfig, PhotoConfig
 from dss.errors import InputError
 from dss.fields import METHODS, Field, build
-from dss.fields.base import Geometry
+from dss.fields.base import Geometry, Samples
 from dss.files import replacing
-from dss.fitting.samples import Samples
 from dss.geometry.similarity import Similarity
 from dss.progress import Event, Progress
 from dss.reconstruction.models import MODELS, Model, build_model

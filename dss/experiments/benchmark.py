@@ -108,9 +108,8 @@ def memory(function: Callable[[], object], device: torch.device) -> tuple[object
         before = torch.cuda.memory_allocated(device)
         result = function()
         return result, (torch.cuda.max_memory_allocated(device) - before) / 1e6
-    ctypes.CDLL(None).malloc_trim(
-        0
-    )  # what was freed goes back to the system, so that its reuse counts
+    # what was freed goes back to the system, so that its reuse counts
+    ctypes.CDLL(None).malloc_trim(0)
     Path("/proc/self/clear_refs").write_text("5")  # the peak of the resident set starts anew
     before = _status("VmRSS")
     result = function()

@@ -65,9 +65,8 @@ class Trained:
         config = load_config(CONFIGS / f"{self.name}.yaml", data=str(path))
         run = pipeline.fit_run(config, folder, device)
         photos = scene_of(run, "test", str(path), settings.every).photos
-        rows = [_measure_photo(run, photo) for photo in [photos[0], *photos]][
-            1:
-        ]  # the first one warms up
+        # the first one warms up
+        rows = [_measure_photo(run, photo) for photo in [photos[0], *photos]][1:]
         return mean_of(rows)
 
 

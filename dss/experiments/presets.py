@@ -12,6 +12,7 @@ from dss.tables import Column
 
 MESHES = "thingi32/{}.ply"  # places in the folder of data sets, see data/README.md
 SCENES = "nerf_synthetic/{}"
+# those at hand
 THINGI32 = (
     "53159",
     "252119",
@@ -21,7 +22,7 @@ THINGI32 = (
     "78671",
     "92880",
     "96481",
-)  # those at hand
+)
 CLASSIC = (
     Draco("Draco, 14 bits", 14),
     Draco("Draco, 11 bits", 11),

@@ -2,6 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
@@ -15,14 +16,30 @@ from dss.shell.dual_shell import DualShell
 
 if TYPE_CHECKING:
     from dss.config import MeshConfig
-    from dss.fitting.samples import Samples
     from dss.geometry.distance import MeshDistance
     from dss.geometry.mesh import Mesh
 
-Geometry = dict[
-    str, Tensor
-]  # what a field is built on and does not learn, by the names in its state dict
+# what a field is built on and does not learn, by the names in its state dict
+Geometry = dict[str, Tensor]
 CHUNK = 1 << 18  # points per evaluation: bounds memory
+
+
+@dataclass(frozen=True)
+class Samples:
+    """What a field learns from: points (n, 3) float32, owner (n,) int64, sdf (n,) float32."""
+
+    points: Tensor
+    owner: Tensor
+    sdf: Tensor
+
+    def __len__(self) -> int:
+        return len(self.points)
+
+    def __getitem__(self, index: Tensor) -> "Samples":
+        return Samples(self.points[index], self.owner[index], self.sdf[index])
+
+    def to(self, device: torch.device) -> "Samples":
+        return Samples(self.points.to(device), self.owner.to(device), self.sdf.to(device))
 
 
 class Field(nn.Module, ABC):
@@ -36,9 +53,8 @@ class Field(nn.Module, ABC):
     """
 
     Settings: ClassVar[type[Settings]] = Settings
-    geometry_keys: ClassVar[
-        tuple[str, ...]
-    ] = ()  # names of the geometry's tensors, the same in the state dict
+    # names of the geometry's tensors, the same in the state dict
+    geometry_keys: ClassVar[tuple[str, ...]] = ()
 
     def __init__(self, shell: DualShell | None = None, owner_rule: str = "relative"):
         super().__init__()
@@ -79,7 +95,7 @@ class Field(nn.Module, ABC):
         """Raw prediction (n,), differentiable. `owner` (n,) int64 names each point's sphere; None
         lets the field choose."""
 
-    def loss(self, samples: "Samples", error: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
+    def loss(self, samples: Samples, error: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
         """What a step of the fit minimises; `error` maps predictions (n,) and true distances (n,)
         to a scalar."""
         return error(self(samples.points, samples.owner), samples.sdf)

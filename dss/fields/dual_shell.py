@@ -136,9 +136,8 @@ class DualShellField(Field):
 
     def _completed(self, points: Tensor) -> Tensor:
         result = ops.shell_sdf(self.shell.packed, self.network(), points, self.owner_rule)
-        doubtful = (result < 0).nonzero()[
-            :, 0
-        ]  # the sign outside all outer spheres is the prediction's, and may be wrong there
+        # the sign outside all outer spheres is the prediction's, and may be wrong there
+        doubtful = (result < 0).nonzero()[:, 0]
         result[doubtful] *= torch.where(self.shell.exterior(points[doubtful]), -1.0, 1.0)
         return result
 

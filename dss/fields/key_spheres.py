@@ -14,22 +14,22 @@ from torch import Tensor, nn
 
 from dss.config import Count, Settings
 from dss.errors import InputError
-from dss.fields.base import Field, Geometry
+from dss.fields.base import Field, Geometry, Samples
 
 if TYPE_CHECKING:
     from dss.config import MeshConfig
-    from dss.fitting.samples import Samples
     from dss.geometry.distance import MeshDistance
     from dss.geometry.mesh import Mesh
 
 VOXELS = 64  # of the authors' 128^3 grid, per unit: their centre c lies at (c - VOXELS) / VOXELS
 MAX_PAIRS = 1 << 24  # of a point and a sphere, computed at once: bounds memory
+# theirs: ours
 RENAMED = {
     "net.model.": "mlp.",
     "sphereNet.model.0.": "shared.",
     "spherelatent": "latents",
     "sphere32": "spheres",
-}  # theirs: ours
+}
 
 
 class KeySpheresSettings(Settings):
@@ -108,7 +108,7 @@ class KeySpheresField(Field):
     def forward(self, points: Tensor, owner: Tensor | None = None) -> Tensor:
         return self._answer(points, self._blend(points))
 
-    def loss(self, samples: "Samples", error: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
+    def loss(self, samples: Samples, error: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
         """The spheres join every batch: each centre with its own sphere's feature, unblended, and
         its distance."""
         centers, sdf = self.spheres.split([3, 1], 1)

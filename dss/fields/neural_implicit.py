@@ -74,6 +74,7 @@ class NeuralImplicitField(Field):
                     if shapes == expected
                     else []
                 )
+        # as h5py has it
         except (
             OSError,
             KeyError,
@@ -81,7 +82,7 @@ class NeuralImplicitField(Field):
             TypeError,
             ValueError,
             RuntimeError,
-        ) as error:  # as h5py has it
+        ) as error:
             raise InputError(
                 f"{path}: not a Keras weight file (.h5), or damaged ({error}); get the file again"
             ) from error

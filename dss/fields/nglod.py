@@ -10,12 +10,11 @@ from torch import Tensor, nn
 
 from dss.config import Count, CountOrZero, Settings
 from dss.errors import InputError
-from dss.fields.base import Field, Geometry
+from dss.fields.base import Field, Geometry, Samples
 from dss.geometry import octree
 
 if TYPE_CHECKING:
     from dss.config import MeshConfig
-    from dss.fitting.samples import Samples
     from dss.geometry.distance import MeshDistance
     from dss.geometry.mesh import Mesh
 
@@ -137,7 +136,7 @@ class NglodField(Field):
             )
         return result.index_copy(0, beyond, side * torch.maximum(side * result[beyond], bound))
 
-    def loss(self, samples: "Samples", error: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
+    def loss(self, samples: Samples, error: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
         """The sum over the levels of detail; each learns from the samples in its own voxels."""
         inside = (samples.points / self.extent).clamp(-1, 1)
         depth = self._depth(inside).clamp(max=self._joined())
@@ -210,9 +209,8 @@ class NglodField(Field):
             - (share[:, None] - corners).norm(dim=-1)
         ).amax(1)
         around = AROUND.to(cell.device)
-        aside = torch.stack(
-            [share, torch.zeros_like(share), 1 - share], 2
-        )  # distance of the neighbours to the left, here, to the right
+        # distance of the neighbours to the left, here, to the right
+        aside = torch.stack([share, torch.zeros_like(share), 1 - share], 2)
         gaps = torch.stack([aside[:, axis, around[:, axis] + 1] for axis in range(3)]).norm(dim=0)
         occupied = self.halo[(cell[:, None] + around + 1).unbind(-1)]
         near = gaps.where(occupied, 1 + share.minimum(1 - share).amin(1, keepdim=True)).amin(1)

@@ -19,24 +19,20 @@ from dss.checkpoint import (
 from dss.config import FitSettings, MeshConfig
 from dss.errors import InputError
 from dss.fields import Field, build
-from dss.fields.base import CHUNK, Geometry
+from dss.fields.base import CHUNK, Geometry, Samples
 from dss.fitting.losses import mean_error
-from dss.fitting.samples import Samples
 
 WARM_UP = 0.02  # share of the fit over which the cosine schedule rises from zero
-DROPS, DROP = (
-    (0.4, 0.5),
-    0.1,
-)  # shares of the fit at which `steps` multiplies the learning rate (DeepSDF)
+# shares of the fit at which `steps` multiplies the learning rate (DeepSDF)
+DROPS, DROP = ((0.4, 0.5), 0.1)
 # A field may have one sign on all held-out samples for this many epochs, or for this share of the
 # fit.
 MIN_PATIENCE, PATIENCE = 3, 0.1
 # Constants of the paper's code (docs/method.md, section 6).
 PLATEAU = {"cooldown": 5, "threshold": 1e-4, "threshold_mode": "abs", "min_lr": 1e-6}
 
-Report = Callable[
-    [int, Field, dict[str, float]], None
-]  # (epochs done, field, scalars), after every epoch
+# (epochs done, field, scalars), after every epoch
+Report = Callable[[int, Field, dict[str, float]], None]
 
 
 class Rounds:

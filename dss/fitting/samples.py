@@ -1,7 +1,6 @@
 """Training samples: points with the sphere that learns them and their signed distance
 (docs/method.md, section 4)."""
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -11,6 +10,7 @@ from torch import Tensor
 
 from dss.config import SamplesSettings
 from dss.errors import InputError
+from dss.fields.base import Samples
 from dss.shell.dual_shell import DualShell
 
 if TYPE_CHECKING:  # the machine that fits may lack Warp and trimesh
@@ -18,9 +18,8 @@ if TYPE_CHECKING:  # the machine that fits may lack Warp and trimesh
     from dss.geometry.mesh import Mesh
     from dss.geometry.points import PointCloud
 
-PROBE = (
-    3**0.5 / 192
-)  # the paper enlarges the outer spheres by this, so that its finite differences stay inside
+# the paper enlarges the outer spheres by this, so that its finite differences stay inside
+PROBE = 3**0.5 / 192
 IMPORTANCE = 100.0  # the paper draws its importance samples with the weights exp(-IMPORTANCE |sdf|)
 MIN_SAMPLES = 500  # per sphere
 ON_SPHERE = 300  # samples per sphere exactly on its (enlarged) outer radius
@@ -28,24 +27,6 @@ NEGLIGIBLE = 15.0  # beyond exp(-NEGLIGIBLE) a weight is not worth a distance
 SIDE_NEIGHBOURS = 8  # points that say on which side of the surface a far sample is
 # `partition`: share of the samples that is uniform in the interlayer; the rest is near the surface
 INTERLAYER_SHARE = 0.25
-
-
-@dataclass(frozen=True)
-class Samples:
-    """points (n, 3) float32, owner (n,) int64, sdf (n,) float32."""
-
-    points: Tensor
-    owner: Tensor
-    sdf: Tensor
-
-    def __len__(self) -> int:
-        return len(self.points)
-
-    def __getitem__(self, index: Tensor) -> "Samples":
-        return Samples(self.points[index], self.owner[index], self.sdf[index])
-
-    def to(self, device: torch.device) -> "Samples":
-        return Samples(self.points.to(device), self.owner.to(device), self.sdf.to(device))
 
 
 def draw_samples(

@@ -143,9 +143,8 @@ class DualShell(nn.Module):
             outside.select(dim, -1).fill_(True)
         outside &= grid > 0
         reached = 0
-        while reached != (
-            reached := int(outside.sum())
-        ):  # sweep along the axes, forth and back, until nothing is new
+        # sweep along the axes, forth and back, until nothing is new
+        while reached != (reached := int(outside.sum())):
             for dim in range(3):
                 gaps, marks = grid.unbind(dim), outside.unbind(dim)
                 linked = [
