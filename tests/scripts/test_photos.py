@@ -1,44 +1,24 @@
-"""The scripts on a scene of photos, from training to metrics."""
+"""The scripts on runs of photos: from training to metrics, and what is refused."""
 
 import json
-import sys
-from collections.abc import Callable
 from pathlib import Path
-from types import ModuleType
 
 import numpy as np
 import pytest
 import torch
 import trimesh
+from PIL import Image
 
-import eval
-import eval_ssim
-import render
-import train as train_script
-from dss import cli
 from dss.config import PhotoConfig, SceneSettings, TrainSettings, save_config
+from dss.geometry.similarity import Similarity
+from dss.reconstruction.models import build_model
+from dss.reconstruction.samplers import build_sampler
 from dss.reconstruction.samplers.shell import ShellSettings
+from dss.reconstruction.samplers.uniform import UniformSettings
+from dss.reconstruction.scene import load_scene
+from dss.run import Source, open_folder, open_run, save_model
 from dss.shell.dual_shell import DualShell
-from tests.helpers import SMALL, write_synthetic
-
-Script = Callable[..., tuple[int, str, str]]
-
-
-@pytest.fixture
-def script(monkeypatch, capsys) -> Script:
-    """Runs a script's module with arguments: exit code, last line of output, standard error."""
-
-    def run(module: ModuleType, *arguments: str | Path) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", [f"{module.__name__}.py", *map(str, arguments)])
-        code = 0
-        try:
-            cli.run(module.main)
-        except SystemExit as end:
-            code = end.code
-        output = capsys.readouterr()
-        return code, output.out.strip().split("\n")[-1], output.err
-
-    return run
+from tests.helpers import CENTER, SMALL, write_synthetic
 
 
 @pytest.fixture(scope="module")
@@ -49,16 +29,14 @@ def synthetic(tmp_path_factory) -> Path:
 @pytest.fixture
 def small(tmp_path) -> Path:
     """A configuration that trains in seconds."""
-    settings = {"coarse": 12, "fine": 8, "rounds": 2, "step": 0.1, "start_step": 4}
+    sampler = {"coarse": 12, "fine": 8, "rounds": 2, "step": 0.1, "start_step": 4}
+    train = {"steps": 8, "rays": 64, "pixels": "scene", "lr": 5e-3, "warm_up_steps": 2}
     config = PhotoConfig(
         scene=SceneSettings(bounds="1 -2 0.5 0.5"),
         model=SMALL,
-        sampler=ShellSettings(**settings, rebuild_every=100),
-        train=TrainSettings(
-            steps=8, rays=64, pixels="scene", lr=5e-3, warm_up_steps=2, anneal_steps=4,
-            mask_weight=0.1, checkpoint=4,
-        ),
-    )  # fmt: skip
+        sampler=ShellSettings(**sampler, rebuild_every=100),
+        train=TrainSettings(**train, anneal_steps=4, mask_weight=0.1, checkpoint=4),
+    )
     save_config(config, tmp_path / "small.yaml")
     return tmp_path / "small.yaml"
 
@@ -70,47 +48,122 @@ def quick_shell(monkeypatch):
     monkeypatch.setattr("dss.reconstruction.model_shell.shell_of_model", lambda *_: shell)
 
 
+@pytest.fixture(scope="module")
+def run(tmp_path_factory, synthetic) -> Path:
+    """A run of an untrained NeuS, whose surface is about a ball."""
+    folder = tmp_path_factory.mktemp("photos") / "run"
+    sampler = UniformSettings(coarse=16, fine=16)
+    scene = SceneSettings(path=str(synthetic))
+    config = PhotoConfig(scene=scene, model=SMALL, sampler=sampler)
+    similarity = load_scene(config.scene, "train").similarity
+    torch.manual_seed(0)
+    open_folder(folder, config)
+    source = Source(str(synthetic), "", similarity)
+    save_model(folder, build_model(config.model), build_sampler(sampler), config, source)
+    return folder
+
+
 def test_the_four_scripts(small, synthetic, tmp_path, script):
     run = tmp_path / "run"
-    train = (train_script, "--config", small, "--data", synthetic, "--out", run)
-    code, last, _ = script(*train, "train.steps=20")
+    train = ("train", "--config", small, "--data", synthetic, "--out", run)
+    code, out, error = script(*train, "train.steps=20")
+    assert code == 0, error
     following = f"python eval_ssim.py {run} --split test; python render.py {run} --split test"
-    assert code == 0 and last == f"next: {following}"
-    assert script(*train, "train.steps=20")[0] == 0  # already trained
-    assert script(*train, "train.steps=9")[0] == 2  # another configuration
+    assert out.splitlines()[-1] == f"next: {following}"
+    assert "already trained" in script(*train, "train.steps=20").out
+    assert script(*train, "train.steps=9").code == 2  # another configuration
 
-    code, last, _ = script(render, run, "--split", "test")
-    assert code == 0 and last.startswith(f"next: look at {run / 'test.png'}")
+    code, out, error = script("render", run, "--split", "test")
+    assert code == 0, error
+    assert out.splitlines()[-1].startswith(f"next: look at {run / 'test.png'}")
     assert len(list((run / "test").glob("*.png"))) == 6
     assert len(list((run / "test/normals").glob("*.png"))) == 6
 
-    code, last, _ = script(eval_ssim, run, "--split", "test", "--every", 2)
-    result = json.loads((run / "views.json").read_text())
+    code, _, error = script("eval_ssim", run, "--split", "test", "--every", 2)
+    assert code == 0, error
+    result = json.loads((run / "ssim.json").read_text())
     mean = result["mean"]
-    assert code == 0 and list(result["photos"]) == ["r_0", "r_2", "r_4"]
+    assert list(result["photos"]) == ["r_0", "r_2", "r_4"]
     assert mean["psnr"] > 5 and 0 < mean["background"] < 1 and mean["samples"] > 0
 
-    out = tmp_path / "ball.ply"
-    code, last, _ = script(eval, run, "--export", out, "--resolution", 32)
-    mesh = trimesh.load(out)
-    # In the scene's units.
-    assert code == 0 and np.linalg.norm(mesh.vertices - [1, -2, 0.5], axis=1).max() < 0.5
+    exported = tmp_path / "ball.ply"
+    code, _, error = script("eval", run, "--export", exported, "--resolution", 32)
+    assert code == 0, error
+    vertices = trimesh.load(exported).vertices  # in the scene's units
+    assert np.linalg.norm(vertices - CENTER, axis=1).max() < 0.5
 
 
 def test_bad_requests_end_in_one_line(small, synthetic, tmp_path, script):
-    out = ("--out", tmp_path / "run")
     for data, override, message in (
         (tmp_path / "none", "seed=0", "no such folder"),
         (synthetic, "sampler.method=shel", "did you mean shell?"),
         (synthetic, "train.ray=1", "did you mean train.rays?"),
         (synthetic, "scene.bounds=0 0 0", "expected a ball"),
     ):
-        code, _, error = script(train_script, "--config", small, "--data", data, override, *out)
+        arguments = ("--config", small, "--data", data, override, "--out", tmp_path / "run")
+        code, _, error = script("train", *arguments)
         assert code == 2 and message in error and error.count("\n") == 1
     unfinished = tmp_path / "unfinished"
     unfinished.mkdir()
     (unfinished / "config.yaml").write_text(small.read_text())
-    export = ["--export", tmp_path / "a.ply"]
-    for module, arguments in ((render, []), (eval_ssim, []), (eval, export)):
-        code, _, error = script(module, unfinished, *arguments)
-        assert code == 2 and "its training has not finished" in error
+    for name, *arguments in (("render",), ("eval_ssim",), ("eval", "--export", "a.ply")):
+        code, _, error = script(name, unfinished, *arguments)
+        assert code == 2 and "has not finished" in error
+
+
+@pytest.mark.parametrize(
+    ("command", "option"),
+    [
+        *(("render", option) for option in ("--size=64", "--views=3", "--up=z", "--animate=gif")),
+        *(("eval", option) for option in ("--weights=a.h5", "--data=a.ply", "--mesh=a.ply")),
+        *(("eval_ssim", option) for option in ("--views=3", "--size=64", "--truth=scene")),
+    ],
+)
+def test_options_that_do_not_apply_are_refused(run, script, command, option):
+    name = option.partition("=")[0].replace("--mesh", "--data")
+    code, out, error = script(command, run, option)
+    expected = f"error: {name}: does not apply to surfaces from photos; leave it out\n"
+    assert (code, out, error) == (2, "", expected)
+
+
+def test_modes_that_do_not_apply_are_refused(run, script):
+    for mode in ("normal", "error", "slice"):
+        code, _, error = script("render", run, "--mode", mode)
+        assert code == 2 and f"--mode {mode}" in error and error.count("\n") == 1
+
+
+def test_its_mesh_is_exported_in_the_scene_s_units(run, script, tmp_path):
+    exported, facts = tmp_path / "out.ply", tmp_path / "out.json"
+    arguments = ["--resolution", 48, "--export", exported, "--json", facts]
+    code, out, error = script("eval", run, *arguments)
+    assert code == 0, error
+    assert out.splitlines()[-1] == f"next: look at {exported}"
+    mesh = trimesh.load(exported)
+    assert mesh.is_watertight and mesh.volume > 0
+    assert np.abs(mesh.bounds.mean(0) - CENTER).max() < 0.2
+    assert json.loads(facts.read_text())["faces"] == len(mesh.faces)
+
+
+def test_its_pictures_are_compared_with_the_photos(run, script, tmp_path):
+    out = tmp_path / "out"
+    code, output, error = script("eval_ssim", run, "--split", "test", "--every", 3, "--out", out)
+    assert code == 0, error
+    result = json.loads((out / "ssim.json").read_text())
+    assert result["split"] == "test" and len(result["photos"]) == 2
+    assert 0 < result["mean"]["psnr"] < 60 and 0 < result["mean"]["ssim"] <= 1
+    assert output.splitlines()[-1] == f"next: look at {out / 'ssim.json'}"
+
+
+def test_its_pictures_are_drawn(run, script, tmp_path):
+    out = tmp_path / "pictures"
+    code, output, error = script("render", run, "--every", 3, "--out", out)
+    assert code == 0, error
+    sheet = output.splitlines()[-1].removeprefix("next: look at ")
+    assert np.asarray(Image.open(sheet)).shape[2] == 3
+    assert len(list(out.glob("*.png"))) >= 2
+
+
+def test_the_similarity_is_that_of_the_run(run):
+    opened = open_run(run)
+    assert isinstance(opened.similarity, Similarity)
+    assert opened.similarity.center == pytest.approx(tuple(CENTER), abs=0.2)
