@@ -70,11 +70,8 @@ def measure_file(
     return Measured(mesh, truth.similarity, evaluate(mesh, truth, path, None, device))
 
 
-def decoded(path: str | None, truth: Mesh, device: torch.device | str = "cpu") -> MeshDistance:
-    """The distance to a mesh file, in the frame of the true mesh. Raises InputError where none is
-    named."""
-    if not path:
-        raise InputError(f"--truth-mesh {truth.path}: name the mesh to compare with it by --mesh")
+def decoded(path: str, truth: Mesh, device: torch.device | str = "cpu") -> MeshDistance:
+    """The distance to a mesh file, in the frame of the true mesh."""
     mesh = load_prediction(path, truth)
     return MeshDistance(mesh.vertices, mesh.faces, device)
 
