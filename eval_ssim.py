@@ -40,8 +40,8 @@ def main() -> None:
     device, terminal, rows = cli.pick_device(args.device), cli.Terminal(), {}
     if args.renders:
         cli.refuse(args, "images of a scene", "data", "every", "views", "size")
-        out, asked = args.out or args.renders, (args.renders, args.truth, args.split or "test")
-        result = renders.compare_renders(*asked, terminal)
+        out, inputs = args.out or args.renders, (args.renders, args.truth, args.split or "test")
+        result = renders.compare_renders(*inputs, terminal)
         rows[str(args.renders)] = result["mean"]
         write_json(out / "ssim.json", result)
     if args.truth_mesh:
@@ -56,8 +56,8 @@ def main() -> None:
         if isinstance(run, MeshRun):
             cli.refuse(args, "runs of meshes", "split", "every", "truth")
             truth = run.load_mesh(args.data)
-            asked = run.field, truth, out / "ssim"
-            result = measure.measure_pictures(*asked, progress=terminal, **around)
+            inputs = run.field, truth, out / "ssim"
+            result = measure.measure_pictures(*inputs, progress=terminal, **around)
             rows |= measure.protocol_means(str(path), result)
         else:
             cli.refuse(args, "surfaces from photos", "views", "size", "truth")

@@ -1,7 +1,6 @@
 """The whole road as functions to call: mesh, cloud or photos -> Run. Scripts, tables and sweeps
 call these."""
 
-import json
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,7 +12,6 @@ from dss.config import Config, MeshConfig, PhotoConfig
 from dss.errors import InputError
 from dss.fields import METHODS, Field, build
 from dss.fields.base import Geometry
-from dss.files import replacing
 from dss.fitting.fit import fit
 from dss.fitting.samples import draw_samples, oriented_samples
 from dss.progress import Event, Progress, silent
@@ -35,6 +33,7 @@ from dss.run import (
     save_model,
     save_samples,
 )
+from dss.tables import write_json
 
 if TYPE_CHECKING:
     from dss.geometry.distance import MeshDistance
@@ -107,8 +106,7 @@ def _fit_mesh(
     facts = {"samples": config.fit.epochs * len(rounds[0])}  # seen in the fit
     if not resumed:  # else only the last part was timed
         facts["fit_seconds"] = time.process_time() - core if device.type == "cpu" else seconds
-    with replacing(folder / "fit.json") as temporary:
-        temporary.write_text(json.dumps(facts) + "\n")
+    write_json(folder / "fit.json", facts)
     progress(Event("field", 1, 1, f"{seconds:.0f} s, {_kib(field)}"))
     return save_field(folder, field, config, source)
 

@@ -48,7 +48,7 @@ COLUMNS = (
 
 
 @dataclass(frozen=True)
-class Made:
+class Output:
     """What a method made of a mesh: a mesh or a field, the file that is stored of it, and facts for
     the table."""
 
@@ -61,7 +61,7 @@ class MeshMethod(ABC):
     """A method that is measured by what `make` returns."""
 
     @abstractmethod
-    def make(self, path: Path, truth: Mesh, folder: Path, device: torch.device) -> Made:
+    def make(self, path: Path, truth: Mesh, folder: Path, device: torch.device) -> Output:
         """Make the method's version of the mesh at `path`, or find it in `folder`."""
 
     def measure(
@@ -96,13 +96,13 @@ class Fitted(MeshMethod):
     config: str = ""  # the name of a file in configs/; empty: the method's own
     overrides: tuple[str, ...] = ()
 
-    def make(self, path: Path, truth: Mesh, folder: Path, device: torch.device) -> Made:
+    def make(self, path: Path, truth: Mesh, folder: Path, device: torch.device) -> Output:
         config = load_config(
             CONFIGS / f"{self.config or self.name}.yaml", list(self.overrides), str(path)
         )
         run = pipeline.fit_run(config, folder, device)
         facts = {"parameters": sum(parameter.numel() for parameter in run.field.parameters())}
-        return Made(run.field, run.file, facts | json.loads((folder / "fit.json").read_text()))
+        return Output(run.field, run.file, facts | json.loads((folder / "fit.json").read_text()))
 
 
 @dataclass(frozen=True)
@@ -114,7 +114,7 @@ class Draco(MeshMethod):
     bits: int
     share: float = 1.0
 
-    def make(self, path: Path, truth: Mesh, folder: Path, device: torch.device) -> Made:
+    def make(self, path: Path, truth: Mesh, folder: Path, device: torch.device) -> Output:
         mesh, file = (
             trimesh.Trimesh(truth.vertices, truth.faces, process=False),
             folder / "mesh.drc",
@@ -123,7 +123,7 @@ class Draco(MeshMethod):
         if self.share < 1:
             mesh = simplify(mesh, round(self.share * len(mesh.faces)))
         save_draco(mesh, file, self.bits)
-        return Made(load_draco(file), file, {"fit_seconds": time.process_time() - start})
+        return Output(load_draco(file), file, {"fit_seconds": time.process_time() - start})
 
 
 @dataclass(frozen=True)
@@ -132,8 +132,8 @@ class Truth(MeshMethod):
 
     name: str = "ground truth"
 
-    def make(self, path: Path, truth: Mesh, folder: Path, device: torch.device) -> Made:
-        return Made(trimesh.Trimesh(truth.vertices, truth.faces, process=False), path, {})
+    def make(self, path: Path, truth: Mesh, folder: Path, device: torch.device) -> Output:
+        return Output(trimesh.Trimesh(truth.vertices, truth.faces, process=False), path, {})
 
 
 @dataclass(frozen=True)
