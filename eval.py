@@ -1,10 +1,10 @@
 """Measure fitted fields against their meshes: a table here, and eval.json in each run folder.
 
-    python eval.py runs/quickstart --export quickstart.ply
-    python eval.py runs/* --json all.json
-    python eval.py decoded.ply --mesh original.ply
-    python eval.py runs/deepsdf_points_bunny     a point cloud: against the points, or a true --mesh
-    python eval.py runs/neus_shell_chair --export chair.ply      a surface from photos: its mesh
+python eval.py runs/quickstart --export quickstart.ply
+python eval.py runs/* --json all.json
+python eval.py decoded.ply --mesh original.ply
+python eval.py runs/deepsdf_points_bunny     a point cloud: against the points, or a true --mesh
+python eval.py runs/neus_shell_chair --export chair.ply      a surface from photos: its mesh
 """
 
 from pathlib import Path
@@ -21,9 +21,15 @@ def main() -> None:
     options = cli.parser(__doc__)
     options.add_argument("run", nargs="+", type=Path, help="run folders, or mesh files to compare")
     options.add_argument("--data", "--mesh", help="the true mesh or points, where they have moved")
-    options.add_argument("--json", type=Path, help="write the means and all runs' metrics there, too")
-    options.add_argument("--resolution", type=int, help="cells per edge of [-1, 1]^3 (default: 256)")
-    options.add_argument("--export", type=Path, help="write the mesh in input units: .ply, .obj, .stl")
+    options.add_argument(
+        "--json", type=Path, help="write the means and all runs' metrics there, too"
+    )
+    options.add_argument(
+        "--resolution", type=int, help="cells per edge of [-1, 1]^3 (default: 256)"
+    )
+    options.add_argument(
+        "--export", type=Path, help="write the mesh in input units: .ply, .obj, .stl"
+    )
     options.add_argument("--weights", type=Path, help="write the field as its method's authors do")
     args = options.parse_args()
     if args.export:

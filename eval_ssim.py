@@ -1,26 +1,16 @@
 """Compare pictures: of fields or decoded meshes with the truth, or of any renderer with a scene.
 
-    python eval_ssim.py runs/quickstart
-    python eval_ssim.py --mesh decoded.ply --truth-mesh original.ply
-    python eval_ssim.py runs/neus_chair runs/neus_shell_chair --split test
-    python eval_ssim.py --renders DIR --truth data/nerf_synthetic/chair --split test
-
-Fields and meshes: normal maps by the paper's protocol, and of the true surface seen by the same
-cameras. All metrics are taken from the 8-bit images as written.
+python eval_ssim.py runs/quickstart
+python eval_ssim.py --mesh decoded.ply --truth-mesh original.ply
+python eval_ssim.py runs/neus_chair runs/neus_shell_chair --split test
+python eval_ssim.py --renders DIR --truth data/nerf_synthetic/chair --split test
 """
 
 from pathlib import Path
 
 from dss import cli
 from dss.errors import InputError
-from dss.evaluation import photos, renders
-from dss.evaluation.measure import (
-    PICTURE_COLUMNS,
-    decoded,
-    measure_pictures,
-    protocol_means,
-    with_means,
-)
+from dss.evaluation import measure, photos, renders
 from dss.geometry.mesh import load_mesh
 from dss.rendering.modes import check_pictures
 from dss.run import MeshRun, open_run
@@ -30,7 +20,7 @@ from dss.tables import table, write_json
 def main() -> None:
     options = cli.parser(__doc__)
     options.add_argument("run", nargs="*", type=Path, help="run folders that train.py made")
-    options.add_argument("--data", "--mesh", help="a mesh to compare; of runs: where their data is now")
+    options.add_argument("--data", "--mesh", help="a mesh; of runs: where their data is now")
     options.add_argument("--truth-mesh", help="the true mesh of --mesh")
     options.add_argument("--renders", type=Path, help="a folder of images, matched by name")
     options.add_argument("--truth", type=Path, help="the NeRF-synthetic scene of --renders")
@@ -40,8 +30,9 @@ def main() -> None:
     options.add_argument("--size", type=int, help="pixels per side (default: 512, as in the paper)")
     options.add_argument("--out", type=Path, help="folder (default: the run's; else ssim/MESH)")
     args = options.parse_args()
-    if [bool(args.run), bool(args.truth_mesh), bool(args.renders)].count(True) != 1:
-        raise InputError("name one thing: run folders, --mesh and --truth-mesh, or --renders and --truth")
+    pairs = args.truth_mesh and args.data, args.renders and args.truth
+    if [bool(kind) for kind in (args.run, *pairs)].count(True) != 1:
+        raise InputError("name runs, or --mesh and --truth-mesh, or --renders and --truth")
     if len(args.run) > 1:
         cli.refuse(args, f"{len(args.run)} runs at once", "out")
     around, split = cli.given(args, "views", "size"), cli.given(args, "split", "every")
@@ -49,30 +40,31 @@ def main() -> None:
     device, terminal, rows = cli.pick_device(args.device), cli.Terminal(), {}
     if args.renders:
         cli.refuse(args, "images of a scene", "data", "every", "views", "size")
-        out, asked = args.out or args.renders, (args.renders, args.truth, args.split or "test")
-        result = renders.compare_renders(*asked, terminal)
+        out, inputs = args.out or args.renders, (args.renders, args.truth, args.split or "test")
+        result = renders.compare_renders(*inputs, terminal)
         rows[str(args.renders)] = result["mean"]
         write_json(out / "ssim.json", result)
     if args.truth_mesh:
         cli.refuse(args, "meshes", "split", "every", "truth")
-        out, truth = args.out or Path("ssim", Path(args.data or "").stem), load_mesh(args.truth_mesh)
-        ours = decoded(args.data, truth, device)
-        result = measure_pictures(ours, truth, out / "ssim", progress=terminal, **around)
-        rows |= protocol_means(args.data, result)
+        out, truth = args.out or Path("ssim", Path(args.data).stem), load_mesh(args.truth_mesh)
+        ours = measure.decoded(args.data, truth, device)
+        result = measure.measure_pictures(ours, truth, out / "ssim", progress=terminal, **around)
+        rows |= measure.protocol_means(args.data, result)
         write_json(out / "ssim.json", result)
     for path in args.run:
         run, out = open_run(path, device), args.out or path
         if isinstance(run, MeshRun):
             cli.refuse(args, "runs of meshes", "split", "every", "truth")
             truth = run.load_mesh(args.data)
-            result = measure_pictures(run.field, truth, out / "ssim", progress=terminal, **around)
-            rows |= protocol_means(str(path), result)
+            inputs = run.field, truth, out / "ssim"
+            result = measure.measure_pictures(*inputs, progress=terminal, **around)
+            rows |= measure.protocol_means(str(path), result)
         else:
             cli.refuse(args, "surfaces from photos", "views", "size", "truth")
             result = photos.measure_photos(run, args.data, progress=terminal, **split)
             rows[str(path)] = result["mean"]
         write_json(out / "ssim.json", result)
-    print(table(with_means(rows), PICTURE_COLUMNS))
+    print(table(measure.with_means(rows), measure.PICTURE_COLUMNS))
     print(f"next: look at {out / 'ssim.json'}")
 
 

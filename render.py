@@ -1,11 +1,11 @@
 """Pictures of a fitted field, or of a mesh: one PNG per view, a contact sheet, and an animation.
 
-    python render.py runs/quickstart
-    python render.py runs/quickstart --mode error --views 12 --size 1024
-    python render.py runs/quickstart --views 72 --animate webp
-    python render.py --mesh bunny.obj --mode normal
-    python render.py runs/neus_shell_chair --split test     from photos: colours and normals
-    python render.py runs/neus_spheres_chair --mode shell   and the sampler's spheres
+python render.py runs/quickstart
+python render.py runs/quickstart --mode error --views 12 --size 1024
+python render.py runs/quickstart --views 72 --animate webp
+python render.py --mesh bunny.obj --mode normal
+python render.py runs/neus_shell_chair --split test     from photos: colours and normals
+python render.py runs/neus_spheres_chair --mode shell   and the sampler's spheres
 """
 
 from pathlib import Path
@@ -22,7 +22,9 @@ from dss.run import MeshRun, PhotoRun, open_run
 def main() -> None:
     options = cli.parser(__doc__)
     options.add_argument("run", nargs="?", type=Path, help="a run folder that train.py made")
-    options.add_argument("--data", "--mesh", help="a mesh to picture; of a run: where its data is now")
+    options.add_argument(
+        "--data", "--mesh", help="a mesh to picture; of a run: where its data is now"
+    )
     options.add_argument("--mode", choices=MODES, help="what to draw (default: shaded)")
     options.add_argument("--views", type=int, help="cameras, or planes to cut (default: 8)")
     options.add_argument("--size", type=int, help="pixels per side (default: 512)")

@@ -17,11 +17,24 @@ from dss.run import MeshRun, PhotoRun, load_config
 
 def main() -> None:
     options = cli.parser(__doc__)
-    options.add_argument("overrides", nargs="*", metavar="key.sub=value", help="change single values of the configuration")
-    options.add_argument("--config", default="quickstart", help="a YAML file, or the name of one in configs/")
-    options.add_argument("--data", "--mesh", help="what to fit: a mesh, a point cloud, or the folder of a scene")
-    options.add_argument("--weights", type=Path, help="import this file of the method's authors instead of fitting")
-    options.add_argument("--out", type=Path, help="the run folder (default: runs/CONFIG, or runs/CONFIG_DATA)")
+    options.add_argument(
+        "overrides",
+        nargs="*",
+        metavar="key.sub=value",
+        help="change single values of the configuration",
+    )
+    options.add_argument(
+        "--config", default="quickstart", help="a YAML file, or the name of one in configs/"
+    )
+    options.add_argument(
+        "--data", "--mesh", help="what to fit: a mesh, a point cloud, or the folder of a scene"
+    )
+    options.add_argument(
+        "--weights", type=Path, help="import this file of the method's authors instead of fitting"
+    )
+    options.add_argument(
+        "--out", type=Path, help="the run folder (default: runs/CONFIG, or runs/CONFIG_DATA)"
+    )
     args = options.parse_intermixed_args()
     config = load_config(args.config, args.overrides, args.data)
     path = config.mesh.path if isinstance(config, MeshConfig) else config.scene.path
@@ -39,7 +52,10 @@ def main() -> None:
         case MeshRun():
             print(f"next: python eval.py {folder}; python render.py {folder}")
         case PhotoRun():
-            print(f"next: python eval_ssim.py {folder} --split test; python render.py {folder} --split test")
+            print(
+                f"next: python eval_ssim.py {folder} --split test; python render.py {folder} "
+                "--split test"
+            )
 
 
 if __name__ == "__main__":

@@ -1,4 +1,5 @@
-"""Tensors on disk: fields, models and resumable states are safetensors files, and loading one executes nothing."""
+"""Tensors on disk: fields, models and resumable states are safetensors files, and loading one
+executes nothing."""
 
 import json
 from pathlib import Path
@@ -30,7 +31,9 @@ def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
             raise ValueError("its metadata is no dictionary")
         return tensors, about
     except (SafetensorError, OSError, KeyError, ValueError) as error:
-        raise InputError(f"{path}: not a file of dss, or damaged ({error}); fit it again") from error
+        raise InputError(
+            f"{path}: not a file of dss, or damaged ({error}); fit it again"
+        ) from error
 
 
 def with_prefix(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -40,13 +43,19 @@ def with_prefix(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
 
 def part(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
     """The tensors whose names begin with the prefix and a dot, without these."""
-    return {name.removeprefix(f"{prefix}."): value for name, value in tensors.items() if name.startswith(f"{prefix}.")}
+    return {
+        name.removeprefix(f"{prefix}."): value
+        for name, value in tensors.items()
+        if name.startswith(f"{prefix}.")
+    }
 
 
 def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
     """The state of an optimiser by parameter number and name, such as `3.exp_avg`."""
     states = optimizer.state_dict()["state"]
-    return {f"{index}.{name}": value for index, state in states.items() for name, value in state.items()}
+    return {
+        f"{index}.{name}": value for index, state in states.items() for name, value in state.items()
+    }
 
 
 def restore_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> None:

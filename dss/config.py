@@ -1,14 +1,14 @@
 """Configuration: frozen pydantic models <- YAML file <- `key.sub=value` on the command line.
 
-Whatever plugs in (a field, a model, a sampler) brings its own `Settings`; which ones there are is an argument of the
-functions here (`Plugins`), so that this module knows no method.
+Whatever plugs in (a field, a model, a sampler) brings its own `Settings`; which ones there are is
+an argument of the functions here (`Plugins`), so that this module knows no method.
 """
 
 import contextlib
 import difflib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal, TypeVar
+from typing import Annotated, Any, ClassVar, Literal, TypeVar, get_args
 
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SerializeAsAny, ValidationError
@@ -51,36 +51,57 @@ Plugins = Mapping[str, Mapping[str, type[Settings]]]  # by section ("field"), th
 
 
 class MeshSettings(Section):
-    path: str = "demo"  # a mesh or point cloud file, or `demo`: the mesh that the project makes itself
-    radius: Annotated[Positive, Field(le=1)] = 0.9  # of the smallest enclosing ball after normalisation
+    path: str = (
+        "demo"  # a mesh or point cloud file, or `demo`: the mesh that the project makes itself
+    )
+    radius: Annotated[Positive, Field(le=1)] = (
+        0.9  # of the smallest enclosing ball after normalisation
+    )
 
 
 class SpheresSettings(Section):
-    method: Literal["farthest", "cover"] = "cover"  # the paper's extraction, or the greedy medial cover
+    method: Literal["farthest", "cover"] = (
+        "cover"  # the paper's extraction, or the greedy medial cover
+    )
     count: Count = 512  # number of key spheres S
     resolution: Count = 256  # lattice nodes per axis that `farthest` chooses from
 
 
 class SamplesSettings(Section):
-    method: Literal["pairs", "partition", "importance", "near", "oriented"] = "partition"  # see fitting/samples.py
-    count: Count = 1_000_000  # per round; `pairs`: per technique, before expansion; `oriented`: per cloud point
-    spread: Positive = 0.5  # standard deviation of the offsets from the surface; `partition`: in shell thicknesses
+    method: Literal["pairs", "partition", "importance", "near", "oriented"] = (
+        "partition"  # see fitting/samples.py
+    )
+    # per round; `pairs`: per technique, before expansion; `oriented`: per cloud point
+    count: Count = 1_000_000
+    spread: Positive = (
+        0.5  # standard deviation of the offsets from the surface; `partition`: in shell thicknesses
+    )
     focus: Positive = 60.0  # `importance`: points are drawn with the weights exp(-focus |sdf|)
-    uniform_share: Share = 0.1  # `importance`, `oriented`: share of the samples that is uniform in the cube
+    uniform_share: Share = (
+        0.1  # `importance`, `oriented`: share of the samples that is uniform in the cube
+    )
     points: Count = 1000  # `oriented`: size of the cloud that is drawn where the input is a mesh
-    normals: Literal["auto", "file", "estimated"] = "auto"  # `oriented`: auto estimates where the file has none
+    normals: Literal["auto", "file", "estimated"] = (
+        "auto"  # `oriented`: auto estimates where the file has none
+    )
 
 
 class FitSettings(Section):
     epochs: Count = 100  # passes over the training samples
     resample: Count = 50  # epochs between fresh rounds of samples
-    holdout: Annotated[Positive, Field(le=0.5)] = 0.05  # share of the samples kept for the monitored error
+    holdout: Annotated[Positive, Field(le=0.5)] = (
+        0.05  # share of the samples kept for the monitored error
+    )
     batch_size: Count = 16_384  # samples per step
-    optimizer: Literal["adam", "muon"] = "muon"  # muon: for the hidden matrices, and Adam for the rest
+    optimizer: Literal["adam", "muon"] = (
+        "muon"  # muon: for the hidden matrices, and Adam for the rest
+    )
     lr: Positive = 4e-2  # highest learning rate
     latent_lr_ratio: Positive = 3.0  # learning rate of the latents as a multiple of `lr`
     weight_decay: NonNegative = 0.0  # decoupled, where the optimiser is Adam
-    schedule: Literal["plateau", "cosine", "steps", "constant"] = "cosine"  # of the learning rate, see fitting/fit.py
+    schedule: Literal["plateau", "cosine", "steps", "constant"] = (
+        "cosine"  # of the learning rate, see fitting/fit.py
+    )
     plateau_factor: Positive = 0.7  # what `plateau` multiplies the learning rate by
     plateau_patience: Count = 10  # epochs without progress before `plateau` does so
     loss: Literal["l1", "l2", "clamp", "weighted"] = "l1"  # see fitting/losses.py
@@ -108,17 +129,24 @@ class MeshConfig(Section):
 class SceneSettings(Section):
     path: str = ""  # a folder in the NeRF-synthetic or the DTU layout
     downscale: Count = 1  # each pixel is the mean of downscale x downscale pixels of the files
-    background: Literal["white", "black", "random"] = "white"  # random: in training; white in pictures
-    bounds: str = "auto"  # ball around the object, "x y z radius" in scene units; auto: the scene's own, else the masks'
+    background: Literal["white", "black", "random"] = (
+        "white"  # random: in training; white in pictures
+    )
+    # ball around the object, "x y z radius" in scene units; auto: the scene's own, else the masks'
+    bounds: str = "auto"
     test_every: CountOrZero = 0  # DTU: every n-th picture is for the test; 0: all are for both
 
 
 class TrainSettings(Section):
     steps: Count = 300_000
     rays: Count = 512  # rays per step
-    samples: CountOrZero = 0  # samples per step that the number of rays is adapted to; 0: always `rays` rays
+    samples: CountOrZero = (
+        0  # samples per step that the number of rays is adapted to; 0: always `rays` rays
+    )
     max_rays: Count = 8192  # rays per step at most, where their number is adapted
-    pixels: Literal["photo", "scene"] = "photo"  # the rays of a step come from one photo, or from all
+    pixels: Literal["photo", "scene"] = (
+        "photo"  # the rays of a step come from one photo, or from all
+    )
     lr: Positive = 5e-4  # highest learning rate, of Adam
     sharpness_lr_ratio: Positive = 1.0  # learning rate of the sharpness as a multiple of `lr`
     warm_up_steps: CountOrZero = 5000  # steps over which the learning rate rises linearly
@@ -129,8 +157,12 @@ class TrainSettings(Section):
     colour_weight: Positive = 1.0
     mask_weight: NonNegative = 0.0  # of the cross entropy between opacity and mask
     eikonal_weight: NonNegative = 0.1
-    smooth_weight: NonNegative = 0.0  # of the difference between normals at the surface and beside it
-    anneal_steps: CountOrZero = 50_000  # `neus`: until true angles count; `unisurf`: until its interval is the final one
+    smooth_weight: NonNegative = (
+        0.0  # of the difference between normals at the surface and beside it
+    )
+    anneal_steps: CountOrZero = (
+        50_000  # `neus`: until true angles count; `unisurf`: until its interval is the final one
+    )
     checkpoint: Count = 5000  # steps between resumable states, and between pictures for TensorBoard
 
 
@@ -140,7 +172,8 @@ class RenderSettings(Section):
 
 
 class PhotoConfig(Section):
-    """One surface learnt from the photos of a scene. The defaults are NeuS as published (docs/method.md, section 11)."""
+    """One surface learnt from the photos of a scene. The defaults are NeuS as published
+    (docs/method.md, section 11)."""
 
     default_methods: ClassVar[dict[str, str]] = {"model": "neus", "sampler": "uniform"}
 
@@ -157,14 +190,17 @@ AnySection = TypeVar("AnySection", bound=Section)
 
 
 class _Override(str):
-    """A value from the command line: literal where the configuration wants text (a path may hold anything), else YAML."""
+    """A value from the command line: literal where the configuration wants text (a path may hold
+    anything), else YAML."""
 
 
 def load_config(path: Path | str | None, overrides: list[str], plugins: Plugins) -> Config:
-    """The configuration of a YAML file (None: all defaults), with `key.sub=value` overrides applied in order.
+    """The configuration of a YAML file (None: all defaults), with `key.sub=value` overrides applied
+    in order.
 
-    A file with a section `scene` is a PhotoConfig, any other a MeshConfig. Raises InputError on a missing or malformed
-    file, an unknown key (suggesting the nearest), or a value of the wrong type or out of range.
+    A file with a section `scene` is a PhotoConfig, any other a MeshConfig. Raises InputError on a
+    missing or malformed file, an unknown key (suggesting the nearest), or a value of the wrong type
+    or out of range.
     """
     tree = {} if path is None else read_yaml(Path(path))
     for override in overrides:
@@ -186,7 +222,8 @@ def config_from_dict(tree: dict[str, Any], source: str, plugins: Plugins) -> Con
     kind = PhotoConfig if "scene" in tree else MeshConfig
     sections = {name: tree.get(name, {}) for name in kind.default_methods}
     chosen = {
-        name: _plugin(section, name, kind.default_methods[name], plugins[name], source) for name, section in sections.items()
+        name: _plugin(section, name, kind.default_methods[name], plugins[name], source)
+        for name, section in sections.items()
     }
     return _checked(kind, tree | chosen, source, "")
 
@@ -198,7 +235,8 @@ def save_config(config: Config, path: Path) -> None:
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
-    """The sections of a configuration file, unchecked. Raises InputError where it is missing or malformed."""
+    """The sections of a configuration file, unchecked. Raises InputError where it is missing or
+    malformed."""
     if not path.is_file():
         raise InputError(f"{path}: no such configuration file; see configs/ for those that ship")
     try:
@@ -206,7 +244,9 @@ def read_yaml(path: Path) -> dict[str, Any]:
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror})") from error
     if not isinstance(tree, dict):
-        raise InputError(f"{path}: expected sections of `key: value` lines, found {type(tree).__name__}")
+        raise InputError(
+            f"{path}: expected sections of `key: value` lines, found {type(tree).__name__}"
+        )
     return tree
 
 
@@ -217,12 +257,17 @@ def _parse(text: str, source: str) -> Any:
         raise InputError(f"{source}: not valid YAML ({' '.join(str(error).split())})") from error
 
 
-def _plugin(section: Any, name: str, default: str, known: Mapping[str, type[Settings]], source: str) -> Settings:
+def _plugin(
+    section: Any, name: str, default: str, known: Mapping[str, type[Settings]], source: str
+) -> Settings:
     """The settings of a section that names its method."""
     method = section.get("method", default) if isinstance(section, dict) else default
     if method not in known:
         near = difflib.get_close_matches(str(method), known, 1, 0)
-        raise InputError(f"{source}: unknown {name}.method {method}; did you mean {near[0]}? There are {', '.join(known)}")
+        raise InputError(
+            f"{source}: unknown {name}.method {method}; did you mean {near[0]}? There are "
+            f"{', '.join(known)}"
+        )
     return _checked(known[method], section, source, f"{name}.")
 
 
@@ -251,7 +296,8 @@ def _parsed(kind: type[Section], tree: Any, where: str) -> Any:
 
 
 def _described(kind: type[Section], error: dict[str, Any], prefix: str) -> str:
-    """What is wrong, in words: an error of pydantic about the value at `loc` in a section of this kind."""
+    """What is wrong, in words: an error of pydantic about the value at `loc` in a section of this
+    kind."""
     *parents, key = error["loc"] or ("",)
     for parent in parents:
         kind = kind.model_fields[parent].annotation
@@ -263,10 +309,16 @@ def _described(kind: type[Section], error: dict[str, Any], prefix: str) -> str:
     if error["type"] == "model_type":
         return f"{where} is a section, got {got!r}"
     if error["type"] == "literal_error":
-        return f"{where} must be one of {', '.join(kind.model_fields[key].annotation.__args__)}; got {got!r}"
+        choices = ", ".join(get_args(kind.model_fields[key].annotation))
+        return f"{where} must be one of {choices}; got {got!r}"
     field = kind.model_fields[key]
     if error["type"].endswith("_type"):
         return f"{where} must be {field.annotation.__name__}; got {got!r}"
-    bounds = {name: getattr(rule, name) for rule in field.metadata for name in ("gt", "ge", "le") if hasattr(rule, name)}
+    bounds = {
+        name: getattr(rule, name)
+        for rule in field.metadata
+        for name in ("gt", "ge", "le")
+        if hasattr(rule, name)
+    }
     low = f"above {bounds['gt']:g}" if "gt" in bounds else f"at least {bounds['ge']:g}"
     return f"{where} must be {low} and at most {bounds['le']:g}; got {got!r}"

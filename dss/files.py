@@ -12,7 +12,8 @@ from dss.errors import InputError
 
 @contextmanager
 def replacing(path: Path | str) -> Iterator[Path]:
-    """Yield a temporary path beside `path`; on success it is renamed to `path`, on failure it is removed.
+    """Yield a temporary path beside `path`; on success it is renamed to `path`, on failure it is
+    removed.
 
     The temporary name keeps the suffix, because many writers choose their format by it.
     Raises InputError where the folder cannot be written or the disk is full.
@@ -27,7 +28,9 @@ def replacing(path: Path | str) -> Iterator[Path]:
         temporary.replace(path)
     except (OSError, SafetensorError) as error:
         reason = os.strerror(error.errno) if getattr(error, "errno", None) else error
-        raise InputError(f"{path}: cannot be written ({reason}); free some space or choose another --out") from error
+        raise InputError(
+            f"{path}: cannot be written ({reason}); free some space or choose another --out"
+        ) from error
     finally:
         with suppress(OSError):
             temporary.unlink()

@@ -1,6 +1,6 @@
-"""The whole road as functions to call: mesh, cloud or photos -> Run. Scripts, tables and sweeps call these."""
+"""The whole road as functions to call: mesh, cloud or photos -> Run. Scripts, tables and sweeps
+call these."""
 
-import json
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,7 +12,6 @@ from dss.config import Config, MeshConfig, PhotoConfig
 from dss.errors import InputError
 from dss.fields import METHODS, Field, build
 from dss.fields.base import Geometry
-from dss.files import replacing
 from dss.fitting.fit import fit
 from dss.fitting.samples import draw_samples, oriented_samples
 from dss.progress import Event, Progress, silent
@@ -34,6 +33,7 @@ from dss.run import (
     save_model,
     save_samples,
 )
+from dss.tables import write_json
 
 if TYPE_CHECKING:
     from dss.geometry.distance import MeshDistance
@@ -45,10 +45,14 @@ LOG_EVERY = 20  # training steps between scalars in TensorBoard
 MAX_AMBIGUOUS = 0.01  # share of the surface above which an ambiguous sign is worth a warning
 
 
-def fit_run(config: Config, folder: Path, device: torch.device | str = "cpu", progress: Progress = silent) -> Run:
-    """Fit what the configuration names into a run folder; whatever is there already is not made again.
+def fit_run(
+    config: Config, folder: Path, device: torch.device | str = "cpu", progress: Progress = silent
+) -> Run:
+    """Fit what the configuration names into a run folder; whatever is there already is not made
+    again.
 
-    A run that was interrupted goes on where it stopped, and ends with the same field. Raises InputError on bad input.
+    A run that was interrupted goes on where it stopped, and ends with the same field. Raises
+    InputError on bad input.
     """
     device = torch.device(device)
     match config:
@@ -59,9 +63,14 @@ def fit_run(config: Config, folder: Path, device: torch.device | str = "cpu", pr
 
 
 def import_weights(
-    path: Path, config: MeshConfig, folder: Path, device: torch.device | str = "cpu", progress: Progress = silent
+    path: Path,
+    config: MeshConfig,
+    folder: Path,
+    device: torch.device | str = "cpu",
+    progress: Progress = silent,
 ) -> MeshRun:
-    """The field that a method's authors fitted, as a run of ours. Raises InputError where the file is not theirs."""
+    """The field that a method's authors fitted, as a run of ours. Raises InputError where the file
+    is not theirs."""
     source, _, _, geometry = _geometry_of(config, torch.device(device), progress)
     field = METHODS[config.field.method].from_weights(path, config.field, geometry)
     config = config.model_copy(update={"field": field.settings})
@@ -70,7 +79,9 @@ def import_weights(
     return save_field(folder, field, config, source)
 
 
-def _fit_mesh(config: MeshConfig, folder: Path, device: torch.device, progress: Progress) -> MeshRun:
+def _fit_mesh(
+    config: MeshConfig, folder: Path, device: torch.device, progress: Progress
+) -> MeshRun:
     open_folder(folder, config)
     if not (folder / "samples.npz").is_file():
         prepare = _prepare_cloud if config.samples.method == "oriented" else _prepare_mesh
@@ -95,8 +106,7 @@ def _fit_mesh(config: MeshConfig, folder: Path, device: torch.device, progress: 
     facts = {"samples": config.fit.epochs * len(rounds[0])}  # seen in the fit
     if not resumed:  # else only the last part was timed
         facts["fit_seconds"] = time.process_time() - core if device.type == "cpu" else seconds
-    with replacing(folder / "fit.json") as temporary:
-        temporary.write_text(json.dumps(facts) + "\n")
+    write_json(folder / "fit.json", facts)
     progress(Event("field", 1, 1, f"{seconds:.0f} s, {_kib(field)}"))
     return save_field(folder, field, config, source)
 
@@ -119,7 +129,9 @@ def _geometry_of(
     return Source(config.mesh.path, mesh.sha256, mesh.similarity), mesh, distance, geometry
 
 
-def _prepare_mesh(config: MeshConfig, folder: Path, device: torch.device, progress: Progress) -> None:
+def _prepare_mesh(
+    config: MeshConfig, folder: Path, device: torch.device, progress: Progress
+) -> None:
     """Everything up to the samples: the part that needs the mesh and its libraries."""
     source, mesh, distance, geometry = _geometry_of(config, device, progress)
     field = build(config.field, geometry)
@@ -129,18 +141,23 @@ def _prepare_mesh(config: MeshConfig, folder: Path, device: torch.device, progre
     rounds = []
     for number, seed in enumerate(seeds := _seeds(config)):
         progress(Event("samples", number, len(seeds), ""))
-        rounds.append(draw_samples(mesh, distance, field.shell, config.samples, field.owner_rule, seed))
+        rounds.append(
+            draw_samples(mesh, distance, field.shell, config.samples, field.owner_rule, seed)
+        )
     save_samples(folder, source, geometry, rounds)
 
 
-def _prepare_cloud(config: MeshConfig, folder: Path, device: torch.device, progress: Progress) -> None:
+def _prepare_cloud(
+    config: MeshConfig, folder: Path, device: torch.device, progress: Progress
+) -> None:
     """The samples of an oriented point cloud, or of one that is drawn from a mesh."""
     from dss.geometry.mesh import load_mesh
     from dss.geometry.points import is_cloud, load_points, sample_points
 
     if METHODS[config.field.method].geometry_keys:
         raise InputError(
-            f"field.method={config.field.method}: is built on a mesh; for a point cloud choose another, such as deepsdf"
+            f"field.method={config.field.method}: is built on a mesh; for a point cloud choose "
+            "another, such as deepsdf"
         )
     path, settings = config.mesh.path, config.samples
     if is_cloud(path):
@@ -151,7 +168,9 @@ def _prepare_cloud(config: MeshConfig, folder: Path, device: torch.device, progr
     progress(Event("cloud", 1, 1, f"{len(cloud.points):,} points, {kind} normals"))
     source = Source(path, cloud.sha256, cloud.similarity)
     arguments = settings.count, settings.spread, settings.uniform_share
-    save_samples(folder, source, {}, [oriented_samples(cloud, *arguments, seed) for seed in _seeds(config)])
+    save_samples(
+        folder, source, {}, [oriented_samples(cloud, *arguments, seed) for seed in _seeds(config)]
+    )
 
 
 def _seeds(config: MeshConfig) -> range:
@@ -159,7 +178,9 @@ def _seeds(config: MeshConfig) -> range:
     return range(config.seed, config.seed + -(-config.fit.epochs // config.fit.resample))
 
 
-def _fit_photos(config: PhotoConfig, folder: Path, device: torch.device, progress: Progress) -> PhotoRun:
+def _fit_photos(
+    config: PhotoConfig, folder: Path, device: torch.device, progress: Progress
+) -> PhotoRun:
     from dss.reconstruction.scene import load_scene, scene_sha256
 
     scene = load_scene(config.scene, "train")
@@ -167,7 +188,11 @@ def _fit_photos(config: PhotoConfig, folder: Path, device: torch.device, progres
     camera, similarity = scene.photos[0].camera, scene.similarity
     center = ", ".join(f"{value:.3g}" for value in similarity.center)
     ball = f"unit ball of radius {similarity.scale:.3g} about ({center})"
-    progress(Event("scene", 1, 1, f"{len(scene.photos)} photos of {camera.width}x{camera.height}; {ball}"))
+    progress(
+        Event(
+            "scene", 1, 1, f"{len(scene.photos)} photos of {camera.width}x{camera.height}; {ball}"
+        )
+    )
     if (folder / "model.safetensors").is_file():
         progress(Event("model", 1, 1, "already trained"))
         return open_run(folder, device)
@@ -181,7 +206,9 @@ def _fit_photos(config: PhotoConfig, folder: Path, device: torch.device, progres
             if step % LOG_EVERY == 0 or last:
                 log.scalars(step, scalars | training.model.scalars())
             if step % config.train.checkpoint == 0 or last:
-                seen = render_picture(training.model, training.sampler, thumbnail, background, config.render)
+                seen = render_picture(
+                    training.model, training.sampler, thumbnail, background, config.render
+                )
                 log.picture(step, "colour", lambda: seen.colour)
                 log.picture(step, "normals", seen.normal_map)
 

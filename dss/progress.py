@@ -7,7 +7,8 @@ Item = TypeVar("Item")
 
 
 class Event(NamedTuple):
-    """A stage of the work has come to `done` of `total` steps; `text` says what there is to know."""
+    """A stage of the work has come to `done` of `total` steps; `text` says what there is to
+    know."""
 
     stage: str
     done: int

@@ -1,10 +1,10 @@
-"""Run folders: everything that one fit needs, makes and remembers, the same for meshes and for photos.
+"""Run folders: everything that one fit needs, makes and remembers, the same for meshes and for
+photos.
 
-    config.yaml                            the resolved configuration
-    samples.npz                            of meshes: enough to fit the field without the mesh
-    field.safetensors, model.safetensors   the fitted field or the trained model; the metadata rebuilds it
-    training.safetensors                   the resumable state of an unfinished fit
-    log/                                   TensorBoard
+config.yaml                            the resolved configuration samples.npz
+of meshes: enough to fit the field without the mesh field.safetensors, model.safetensors   the
+fitted field or the trained model; the metadata rebuilds it training.safetensors
+the resumable state of an unfinished fit log/                                   TensorBoard
 """
 
 import dataclasses
@@ -24,9 +24,8 @@ from dss.checkpoint import load_tensors, part, save_tensors, with_prefix
 from dss.config import Config, MeshConfig, PhotoConfig
 from dss.errors import InputError
 from dss.fields import METHODS, Field, build
-from dss.fields.base import Geometry
+from dss.fields.base import Geometry, Samples
 from dss.files import replacing
-from dss.fitting.samples import Samples
 from dss.geometry.similarity import Similarity
 from dss.progress import Event, Progress
 from dss.reconstruction.models import MODELS, Model, build_model
@@ -80,8 +79,8 @@ class MeshRun:
     def load_truth(self, path: str | None = None) -> "Mesh | PointCloud":
         """What the field was fitted to, normalised, and found at `path` where it has moved.
 
-        After a fit to a point cloud, `path` may name a mesh in the cloud's units instead: the true surface. Raises
-        InputError where nothing is there, or something else.
+        After a fit to a point cloud, `path` may name a mesh in the cloud's units instead: the true
+        surface. Raises InputError where nothing is there, or something else.
         """
         from dss.geometry.mesh import load_mesh
         from dss.geometry.points import is_cloud, load_points
@@ -93,23 +92,30 @@ class MeshRun:
             return dataclasses.replace(mesh, vertices=vertices, similarity=similarity)
         path = path or self.source.path
         if path != "demo" and not Path(path).is_file():
-            raise InputError(f"{self.folder}: was fitted to {path}, which is not there; name its place with --data")
+            raise InputError(
+                f"{self.folder}: was fitted to {path}, which is not there; name its place with "
+                "--data"
+            )
         if fitted_to_cloud:
             return load_points(path, radius, self.config.samples.normals)
         mesh = load_mesh(path, radius)
         if mesh.sha256 != self.source.sha256:
             raise InputError(
-                f"{path}: not the mesh that {self.folder} was fitted to (its contents differ); name that one with --data"
+                f"{path}: not the mesh that {self.folder} was fitted to (its contents differ); "
+                "name that one with --data"
             )
         return mesh
 
     def load_mesh(self, path: str | None = None) -> "Mesh":
-        """`load_truth` where only a mesh will do. Raises InputError after a fit to a point cloud, unless `path` is a mesh."""
+        """`load_truth` where only a mesh will do. Raises InputError after a fit to a point cloud,
+        unless `path` is a mesh."""
         from dss.geometry.mesh import Mesh
 
         truth = self.load_truth(path)
         if not isinstance(truth, Mesh):
-            raise InputError(f"{self.folder}: was fitted to a point cloud; name the true mesh with --data")
+            raise InputError(
+                f"{self.folder}: was fitted to a point cloud; name the true mesh with --data"
+            )
         return truth
 
 
@@ -144,8 +150,11 @@ class PhotoRun:
 Run = MeshRun | PhotoRun
 
 
-def load_config(path: Path | str | None, overrides: list[str] = (), data: str | None = None) -> Config:
-    """The configuration in a file, or of that name in configs/ (None: all defaults), with overrides; see `dss.config`.
+def load_config(
+    path: Path | str | None, overrides: list[str] = (), data: str | None = None
+) -> Config:
+    """The configuration in a file, or of that name in configs/ (None: all defaults), with
+    overrides; see `dss.config`.
 
     `data` is what to fit: a mesh, a point cloud or the folder of a scene.
     """
@@ -158,7 +167,8 @@ def load_config(path: Path | str | None, overrides: list[str] = (), data: str | 
 
 
 def open_folder(folder: Path, config: Config) -> None:
-    """Make the run folder and save the configuration; a folder of the same configuration is resumed.
+    """Make the run folder and save the configuration; a folder of the same configuration is
+    resumed.
 
     Raises InputError where the folder holds something else.
     """
@@ -166,7 +176,8 @@ def open_folder(folder: Path, config: Config) -> None:
     if saved.is_file():
         if load_config(saved) != config:
             raise InputError(
-                f"{folder}: holds a run with another configuration; choose another --out, or delete the folder"
+                f"{folder}: holds a run with another configuration; choose another --out, or "
+                "delete the folder"
             )
     elif folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise InputError(f"{folder}: not a run folder, and not empty; choose another --out")
@@ -175,34 +186,45 @@ def open_folder(folder: Path, config: Config) -> None:
 
 
 def open_run(folder: Path | str, device: torch.device | str = "cpu") -> Run:
-    """Load a finished run. Raises InputError where the folder holds none, or its file is damaged, foreign or old."""
+    """Load a finished run. Raises InputError where the folder holds none, or its file is damaged,
+    foreign or old."""
     folder = Path(folder)
     files = {folder / "field.safetensors": _mesh_run, folder / "model.safetensors": _photo_run}
     path = next((path for path in files if path.is_file()), None)
     if path is None:
         if (folder / "config.yaml").is_file():
-            raise InputError(f"{folder}: its fit has not finished; the train.py command that began it resumes it")
+            raise InputError(
+                f"{folder}: its fit has not finished; the train.py command that began it resumes it"
+            )
         raise InputError(f"{folder}: not a run folder; make one with train.py")
     tensors, about = load_tensors(path)
     if about.get("version") != VERSION:
         found = about.get("version", "none")
-        raise InputError(f"{path}: written by another version of dss ({found}, not {VERSION}); fit it again")
+        raise InputError(
+            f"{path}: written by another version of dss ({found}, not {VERSION}); fit it again"
+        )
     try:
         config = configuration.config_from_dict(about["config"], str(path), PLUGINS)
         return files[path](folder, config, _source(about["source"]), tensors, device)
     except (KeyError, TypeError, AttributeError, RuntimeError) as error:
         reason = " ".join(str(error).split())
-        raise InputError(f"{path}: not a run of dss, or damaged ({reason}); fit it again") from error
+        raise InputError(
+            f"{path}: not a run of dss, or damaged ({reason}); fit it again"
+        ) from error
 
 
-def _mesh_run(folder: Path, config: MeshConfig, source: Source, tensors: dict[str, Tensor], device: Any) -> MeshRun:
+def _mesh_run(
+    folder: Path, config: MeshConfig, source: Source, tensors: dict[str, Tensor], device: Any
+) -> MeshRun:
     keys = METHODS[config.field.method].geometry_keys
     field = build(config.field, {name: tensors[name] for name in keys})
     field.load_state_dict(tensors)
     return MeshRun(folder, config, source, field.to(device).eval())
 
 
-def _photo_run(folder: Path, config: PhotoConfig, source: Source, tensors: dict[str, Tensor], device: Any) -> PhotoRun:
+def _photo_run(
+    folder: Path, config: PhotoConfig, source: Source, tensors: dict[str, Tensor], device: Any
+) -> PhotoRun:
     model, sampler = build_model(config.model), build_sampler(config.sampler)
     model.load_state_dict(part(tensors, "model"))
     sampler.restore(part(tensors, "sampler"))
@@ -215,9 +237,14 @@ def save_field(folder: Path, field: Field, config: MeshConfig, source: Source) -
     return MeshRun(folder, config, source, field.eval())
 
 
-def save_model(folder: Path, model: Model, sampler: Sampler, config: PhotoConfig, source: Source) -> PhotoRun:
-    """Write model.safetensors: the state dicts of model and sampler, with all that rebuilds them in the metadata."""
-    tensors = with_prefix("model", model.state_dict()) | with_prefix("sampler", sampler.state_dict())
+def save_model(
+    folder: Path, model: Model, sampler: Sampler, config: PhotoConfig, source: Source
+) -> PhotoRun:
+    """Write model.safetensors: the state dicts of model and sampler, with all that rebuilds them in
+    the metadata."""
+    tensors = with_prefix("model", model.state_dict()) | with_prefix(
+        "sampler", sampler.state_dict()
+    )
     save_tensors(folder / "model.safetensors", tensors, _about(config, source))
     return PhotoRun(folder, config, source, model.eval(), sampler)
 
@@ -230,7 +257,10 @@ def save_samples(folder: Path, source: Source, geometry: Geometry, rounds: list[
     """Write samples.npz."""
     arrays = {GEOMETRY + name: value.numpy() for name, value in geometry.items()}
     for index, samples in enumerate(rounds):
-        arrays |= {f"{item.name}_{index}": getattr(samples, item.name).numpy() for item in dataclasses.fields(Samples)}
+        arrays |= {
+            f"{item.name}_{index}": getattr(samples, item.name).numpy()
+            for item in dataclasses.fields(Samples)
+        }
     with replacing(folder / "samples.npz") as temporary:
         np.savez(temporary, source=np.array(json.dumps(dataclasses.asdict(source))), **arrays)
 
@@ -241,18 +271,34 @@ def load_samples(folder: Path) -> tuple[Source, Geometry, list[Samples]]:
     try:
         with np.load(path, allow_pickle=False) as arrays:
             source = _source(json.loads(str(arrays["source"])))
-            tensors = {name: torch.from_numpy(arrays[name]) for name in arrays.files if name != "source"}
+            tensors = {
+                name: torch.from_numpy(arrays[name]) for name in arrays.files if name != "source"
+            }
     except Exception as error:  # numpy and zipfile raise a dozen kinds on damaged files
-        raise InputError(f"{path}: damaged ({error}); delete it, and train.py makes it again") from error
-    geometry = {name.removeprefix(GEOMETRY): value for name, value in tensors.items() if name.startswith(GEOMETRY)}
+        raise InputError(
+            f"{path}: damaged ({error}); delete it, and train.py makes it again"
+        ) from error
+    geometry = {
+        name.removeprefix(GEOMETRY): value
+        for name, value in tensors.items()
+        if name.startswith(GEOMETRY)
+    }
     names = [item.name for item in dataclasses.fields(Samples)]
     count = sum(name.startswith("points_") for name in tensors)
-    return source, geometry, [Samples(*(tensors[f"{name}_{index}"] for name in names)) for index in range(count)]
+    return (
+        source,
+        geometry,
+        [Samples(*(tensors[f"{name}_{index}"] for name in names)) for index in range(count)],
+    )
 
 
 def _source(values: dict[str, Any]) -> Source:
     similarity = values["similarity"]
-    return Source(values["path"], values["sha256"], Similarity(tuple(similarity["center"]), similarity["scale"]))
+    return Source(
+        values["path"],
+        values["sha256"],
+        Similarity(tuple(similarity["center"]), similarity["scale"]),
+    )
 
 
 class Log:

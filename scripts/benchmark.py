@@ -1,21 +1,25 @@
-"""How long one view takes, by the paper's algorithm in eager torch, by our operators, and by a cast of the decoded triangles.
+"""How long one view takes, by the paper's algorithm in eager torch, by our operators, and by a cast
+of the decoded triangles.
 
     python scripts/benchmark.py bunny.obj
-    python scripts/benchmark.py bunny.obj --networks 1x128 2x128 4x128 fast --spheres 128 512 1024 4096 --sizes 256 512
+    python scripts/benchmark.py bunny.obj --networks 1x128 2x128 4x128 fast --spheres 128 512 1024
+      4096 --sizes 256 512
 
-Fields that are missing are fitted first, for a short time, into the folder --fields, where they stay. One camera of the
-paper's; medians of several runs after one to warm up; all rows in this process.
+Fields that are missing are fitted first, for a short time, into the folder --fields, where they
+stay. One camera of the paper's; medians of several runs after one to warm up; all rows in this
+process.
 
-paper in eager torch   rendering/tracing_paper.py: all intervals at once, boolean masks, normals by differences
-paper                  the operator `shell_trace` with the same rules, all intervals to their ends
-exact                  the operator with the exact rule, as render.py uses it
-triangles              Embree's cast of rays at the mesh decoded at 256 cells per axis; one thread; a control
-reference              the operator's reference in plain torch, exact
+paper in eager torch   rendering/tracing_paper.py: all intervals at once, boolean masks, normals by
+differences paper                  the operator `shell_trace` with the same rules, all intervals to
+their ends exact                  the operator with the exact rule, as render.py uses it triangles
+Embree's cast of rays at the mesh decoded at 256 cells per axis; one thread; a control reference
+the operator's reference in plain torch, exact
 
-Steps are queries per interval. The operators' stages are fused: `preparation`, `query` and `normals` are then timed as
-operators of their own on the same rays and as many points, and `stepping` is what remains of the total. `CPU ms` add up
-all processors; other programs, which lengthen the rest, hardly show in them. Memory is what a run takes on top, results
-included. The last column divides the totals by that of the first row of the same field and size.
+Steps are queries per interval. The operators' stages are fused: `preparation`, `query` and
+`normals` are then timed as operators of their own on the same rays and as many points, and
+`stepping` is what remains of the total. `CPU ms` add up all processors; other programs, which
+lengthen the rest, hardly show in them. Memory is what a run takes on top, results included. The
+last column divides the totals by that of the first row of the same field and size.
 """
 
 from pathlib import Path
@@ -31,7 +35,9 @@ from kernels import build
 def main() -> None:
     options = cli.parser(__doc__)
     options.add_argument("mesh", help="what the fields are fitted to: a file, or `demo`")
-    options.add_argument("--fields", type=Path, default=Path("runs/benchmark"), help="run folders of the fields")
+    options.add_argument(
+        "--fields", type=Path, default=Path("runs/benchmark"), help="run folders of the fields"
+    )
     options.add_argument("--networks", nargs="+", choices=NETWORKS, default=["2x128", "fast"])
     options.add_argument("--spheres", nargs="+", type=int, default=[512, 4096])
     options.add_argument("--sizes", nargs="+", type=int, default=[512], help="pixels per side")

@@ -1,9 +1,11 @@
-"""Does a run's shell hide anything? The exact distance to its mesh, traced through the shell and traced without it.
+"""Does a run's shell hide anything? The exact distance to its mesh, traced through the shell and
+traced without it.
 
     python scripts/check_tracing.py runs/fast/53159 runs/fast/75656 --views 30 --size 64
 
-Hits and depths must be the same. Marching steps over solids thinner along the ray than dss.rendering.tracing.MIN_STEP, with the shell
-and without, but not over the same ones: a ray is `grazing` if the difference lies at such a place, else `wrong`.
+Hits and depths must be the same. Marching steps over solids thinner along the ray than
+dss.rendering.tracing.MIN_STEP, with the shell and without, but not over the same ones: a ray is
+`grazing` if the difference lies at such a place, else `wrong`.
 """
 
 from collections.abc import Iterable
@@ -24,9 +26,11 @@ from dss.shell.dual_shell import DualShell
 SAME = 1e-5  # depths that differ by no more are the same
 
 
-def compare(distance: MeshDistance, shell: DualShell, cameras: Iterable[Camera]) -> dict[str, float]:
-    """Numbers of rays, of hits without the shell, and of rays that differ, by kind; and the largest difference in depth
-    among the rest."""
+def compare(
+    distance: MeshDistance, shell: DualShell, cameras: Iterable[Camera]
+) -> dict[str, float]:
+    """Numbers of rays, of hits without the shell, and of rays that differ, by kind; and the largest
+    difference in depth among the rest."""
     plain, bounded = MeshField(distance), MeshField(distance, shell)
     row = {"rays": 0, "hits": 0, "grazing": 0, "wrong": 0, "depth": 0.0}
     for camera in cameras:
@@ -52,7 +56,9 @@ def _thin(field: Field, origins: Tensor, directions: Tensor, t: Tensor) -> Tenso
 
 def main() -> None:
     options = cli.parser(__doc__)
-    options.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="run folders whose meshes are at hand")
+    options.add_argument(
+        "runs", type=Path, nargs="+", metavar="RUN", help="run folders whose meshes are at hand"
+    )
     options.add_argument("--views", type=int, default=30, help="cameras all around")
     options.add_argument("--size", type=int, default=64, help="pixels per side")
     args = options.parse_args()
@@ -62,8 +68,16 @@ def main() -> None:
     for folder in args.runs:
         run = open_run(folder, device)
         mesh = run.load_mesh()
-        row = compare(MeshDistance(mesh.vertices, mesh.faces, device), run.field.shell, fibonacci(args.views, args.size))
-        print(f"{folder.name:24} {row['rays']:9,} {row['hits']:9,} {row['grazing']:8} {row['wrong']:6}  {row['depth']:.1e}", flush=True)
+        row = compare(
+            MeshDistance(mesh.vertices, mesh.faces, device),
+            run.field.shell,
+            fibonacci(args.views, args.size),
+        )
+        print(
+            f"{folder.name:24} {row['rays']:9,} {row['hits']:9,} {row['grazing']:8} "
+            f"{row['wrong']:6}  {row['depth']:.1e}",
+            flush=True,
+        )
         wrong += row["wrong"]
     print("no pinholes" if wrong == 0 else f"{wrong} rays are wrong")
 

@@ -1,12 +1,16 @@
-"""Compare methods: fit what is missing, measure all in one frame, and print the tables; the same command resumes.
+"""Compare methods: fit what is missing, measure all in one frame, and print the tables; the same
+command resumes.
 
-    python scripts/compare.py --preset quick --data DATA         every method, briefly, on three meshes
-    python scripts/compare.py --preset paper --data DATA         Tables I and II of the DSS paper, at full length
-    python scripts/compare.py --preset photos --data DATA        samplers and base models on photos, and where time goes
+    python scripts/compare.py --preset quick --data DATA         every method, briefly, on three
+      meshes
+    python scripts/compare.py --preset paper --data DATA         Tables I and II of the DSS paper,
+      at full length
+    python scripts/compare.py --preset photos --data DATA        samplers and base models on photos,
+      and where time goes
     python scripts/compare.py --methods fast nglod_3 "Draco, 11 bits" --meshes bunny.obj dragon.ply
 
-Writes table.md, table.csv and table.json, of meshes rate_distortion.png and .svg too, and a run folder per method and
-mesh, to --out.
+Writes table.md, table.csv and table.json, of meshes rate_distortion.png and .svg too, and a run
+folder per method and mesh, to --out.
 """
 
 import os
@@ -25,15 +29,34 @@ from dss.rendering.modes import check_pictures
 
 def main() -> None:
     options = cli.parser(__doc__)
-    options.add_argument("--preset", choices=PRESETS, default="quick", help="methods, data and measurement")
-    options.add_argument("--methods", nargs="+", help="only these: of the preset, or full-length ones of configs/")
-    options.add_argument("--meshes", "--scenes", nargs="+", help="files, or names in DATA (default: the preset's)")
-    options.add_argument("--data", type=Path, default=os.environ.get("DSS_DATA"), help="data sets, see data/README.md")
-    options.add_argument("--out", type=Path, help="folder of the results (default: runs/compare_PRESET)")
-    options.add_argument("--resolution", type=int, help="marching-cubes cells per edge (default: the preset's)")
+    options.add_argument(
+        "--preset", choices=PRESETS, default="quick", help="methods, data and measurement"
+    )
+    options.add_argument(
+        "--methods", nargs="+", help="only these: of the preset, or full-length ones of configs/"
+    )
+    options.add_argument(
+        "--meshes", "--scenes", nargs="+", help="files, or names in DATA (default: the preset's)"
+    )
+    options.add_argument(
+        "--data",
+        type=Path,
+        default=os.environ.get("DSS_DATA"),
+        help="data sets, see data/README.md",
+    )
+    options.add_argument(
+        "--out", type=Path, help="folder of the results (default: runs/compare_PRESET)"
+    )
+    options.add_argument(
+        "--resolution", type=int, help="marching-cubes cells per edge (default: the preset's)"
+    )
     options.add_argument("--views", type=int, help="of each SSIM protocol (default: the preset's)")
-    options.add_argument("--size", type=int, help="pixels per side of a view (default: the preset's)")
-    options.add_argument("--every", type=int, help="of photos: every n-th test photo only (default: 1)")
+    options.add_argument(
+        "--size", type=int, help="pixels per side of a view (default: the preset's)"
+    )
+    options.add_argument(
+        "--every", type=int, help="of photos: every n-th test photo only (default: 1)"
+    )
     args = options.parse_args()
     preset, device = PRESETS[args.preset], cli.pick_device(args.device)
     if preset is PHOTOS:
@@ -49,11 +72,17 @@ def main() -> None:
     work = results(entries, paths, out, settings, device)
     found = list(tqdm(work, total=len(entries) * len(paths), desc="compare", disable=None))
     measured = [result for result in found if result.row is not None]
-    tables = one_table(measured) if args.methods and preset is not PHOTOS else preset.tabulate(measured)
+    tables = (
+        one_table(measured) if args.methods and preset is not PHOTOS else preset.tabulate(measured)
+    )
     text = [titled(title, rows, preset.columns) + "\n" for title, rows in tables.items()]
     text += [f"On {', '.join(path.stem for path in paths)}. Times are of one core."]
     text += [preset.note] if settings == preset.settings and not args.methods else []
-    text += [f"Not measured: {result.method}, {result.data}: {result.reason}" for result in found if result.row is None]
+    text += [
+        f"Not measured: {result.method}, {result.data}: {result.reason}"
+        for result in found
+        if result.row is None
+    ]
     rows = {name: row for part in tables.values() for name, row in part.items()}
     save(out, measured, rows, preset.columns, "\n".join(text))
     print("\n".join(text))

@@ -1,5 +1,6 @@
-"""What the paper's ground truth hides: its pictures of meshes (sphere tracing, normals by differences over 1/192 of the unit)
-against the true surface's (ray casting, face normals), by the paper's own cameras.
+"""What the paper's ground truth hides: its pictures of meshes (sphere tracing, normals by
+differences over 1/192 of the unit) against the true surface's (ray casting, face normals), by the
+paper's own cameras.
 
     python scripts/compare_truths.py data/thingi32/*.ply
 """
@@ -40,8 +41,12 @@ def main() -> None:
     for path in args.meshes:
         mesh = load_mesh(path)
         distance, rows = MeshDistance(mesh.vertices, mesh.faces, device), []
-        for camera in tqdm(paper_cameras(args.size, args.views), desc=path.stem, unit="view", disable=None):
-            paper, faces = (cached_render(distance, camera, method) for method in ("paper", "faces"))
+        for camera in tqdm(
+            paper_cameras(args.size, args.views), desc=path.stem, unit="view", disable=None
+        ):
+            paper, faces = (
+                cached_render(distance, camera, method) for method in ("paper", "faces")
+            )
             both = paper.hit & faces.hit
             chord = np.linalg.norm(paper.normal[both] - faces.normal[both], axis=1)
             row = compare_buffers(paper, faces) | {"mask": float((paper.hit != faces.hit).mean())}

@@ -1,13 +1,15 @@
-"""Download Thingi10K models as PLY files: by default the 32 of NGLOD's "Thingi32", else those that ids or filters choose.
+"""Download Thingi10K models as PLY files: by default the 32 of NGLOD's "Thingi32", else those that
+ids or filters choose.
 
     pip install -c constraints.txt -e '.[thingi10k]'
     python scripts/download_thingi10k.py
     python scripts/download_thingi10k.py 53159 76277
-    python scripts/download_thingi10k.py solid=true num_components=1 num_facets=10000:60000 license='public domain'
+    python scripts/download_thingi10k.py solid=true num_components=1 num_facets=10000:60000
+      license='public domain'
 
-The `thingi10k` package fetches the whole collection once (gigabytes, into the Hugging Face cache: HF_HOME chooses where);
-the chosen models are then written as ID.ply, in their own units, and ID.json: name, author and licence. Files that exist
-are kept, so the same command resumes.
+The `thingi10k` package fetches the whole collection once (gigabytes, into the Hugging Face cache:
+HF_HOME chooses where); the chosen models are then written as ID.ply, in their own units, and
+ID.json: name, author and licence. Files that exist are kept, so the same command resumes.
 """
 
 import argparse
@@ -27,27 +29,43 @@ from dss.errors import InputError
 from dss.files import replacing
 
 THINGI32 = (
-    252119, 313444, 316358, 354371, 398259, 441708, 44234, 47984, 527631, 53159, 58168, 64444, 64764, 68380, 68381, 72870,
-    72960, 73075, 75496, 75655, 75656, 75662, 75665, 76277, 77245, 78671, 79241, 90889, 92763, 92880, 95444, 96481,
+    252119, 313444, 316358, 354371, 398259, 441708, 44234, 47984, 527631, 53159, 58168, 64444,
+    64764, 68380, 68381, 72870, 72960, 73075, 75496, 75655, 75656, 75662, 75665, 76277, 77245,
+    78671, 79241, 90889, 92763, 92880, 95444, 96481,
 )  # fmt: skip
 FACTS = ("file_id", "thing_id", "name", "author", "license", "num_vertices", "num_facets")
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("choice", nargs="*", help="ids, and filters of thingi10k.dataset as name=value; ranges are low:high")
-    parser.add_argument("--out", type=Path, default=Path("data/thingi10k"), help="folder to write to (data/thingi10k)")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "choice",
+        nargs="*",
+        help="ids, and filters of thingi10k.dataset as name=value; ranges are low:high",
+    )
+    parser.add_argument(
+        "--out",
+        type=Path,
+        default=Path("data/thingi10k"),
+        help="folder to write to (data/thingi10k)",
+    )
     args = parser.parse_args()
     try:
         import thingi10k
     except ImportError as error:
-        raise InputError(f"{error}; first: pip install -c constraints.txt -e '.[thingi10k]'") from error
+        raise InputError(
+            f"{error}; first: pip install -c constraints.txt -e '.[thingi10k]'"
+        ) from error
 
     ids, filters = parse(args.choice, inspect.signature(thingi10k.dataset).parameters)
     try:
         thingi10k.init()
     except RuntimeError as error:
-        raise InputError(f"Thingi10K cannot be fetched ({error}); check the network, then give the same command") from error
+        raise InputError(
+            f"Thingi10K cannot be fetched ({error}); check the network, then give the same command"
+        ) from error
     chosen = {"file_id": ids, **filters} if ids else filters
     export(thingi10k.dataset(**chosen), thingi10k.load_file, args.out, ids)
     print(args.out)
@@ -68,7 +86,9 @@ def parse(words: Iterable[str], names: Collection[str]) -> tuple[list[int], dict
             filters[name] = _value(value)
         else:
             near = difflib.get_close_matches(name, names, 1, 0)
-            raise InputError(f"{word}: neither an id nor a filter name=value; did you mean {near[0]}=?")
+            raise InputError(
+                f"{word}: neither an id nor a filter name=value; did you mean {near[0]}=?"
+            )
     return ids if ids or filters else list(THINGI32), filters
 
 
@@ -87,10 +107,11 @@ def export(
     folder: Path,
     ids: Collection[int] = (),
 ) -> None:
-    """Write each entry of the collection as ID.ply, with its facts in ID.json; keep the files that exist.
+    """Write each entry of the collection as ID.ply, with its facts in ID.json; keep the files that
+    exist.
 
-    `load` maps an entry's file_path to vertices (v, 3) and faces (f, 3). Raises InputError where the collection lacks one
-    of `ids`, or has nothing that matches, after writing the others.
+    `load` maps an entry's file_path to vertices (v, 3) and faces (f, 3). Raises InputError where
+    the collection lacks one of `ids`, or has nothing that matches, after writing the others.
     """
     if not len(entries):
         raise InputError("no model of Thingi10K matches; relax the filters")
@@ -99,12 +120,17 @@ def export(
         if not target.exists():
             vertices, faces = load(entry["file_path"])
             with replacing(target.with_suffix(".json")) as temporary:
-                temporary.write_text(json.dumps({fact: entry[fact] for fact in FACTS}, indent=2) + "\n")
+                temporary.write_text(
+                    json.dumps({fact: entry[fact] for fact in FACTS}, indent=2) + "\n"
+                )
             with replacing(target) as temporary:
                 trimesh.Trimesh(vertices, faces, process=False).export(temporary)
     missing = set(ids) - {entry["file_id"] for entry in entries}
     if missing:
-        raise InputError(f"Thingi10K has no usable model {', '.join(map(str, sorted(missing)))}; the others are in {folder}")
+        raise InputError(
+            f"Thingi10K has no usable model {', '.join(map(str, sorted(missing)))}; the others "
+            f"are in {folder}"
+        )
 
 
 if __name__ == "__main__":

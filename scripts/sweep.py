@@ -2,8 +2,8 @@
 
     python scripts/sweep.py --config fast --out runs/fast data/thingi10k/*.stl
 
-Run again after an interruption, it goes on where it stopped. A mesh that cannot be fitted is named with its reason, and
-the others go on; the exit code is then 2.
+Run again after an interruption, it goes on where it stopped. A mesh that cannot be fitted is named
+with its reason, and the others go on; the exit code is then 2.
 """
 
 import sys
@@ -17,8 +17,12 @@ from dss.tables import mean_of, table
 
 def main() -> None:
     options = cli.parser(__doc__)
-    options.add_argument("meshes", nargs="+", type=Path, help="mesh files; a run is named after its mesh")
-    options.add_argument("--config", default="fast", help="a YAML file, or the name of one in configs/")
+    options.add_argument(
+        "meshes", nargs="+", type=Path, help="mesh files; a run is named after its mesh"
+    )
+    options.add_argument(
+        "--config", default="fast", help="a YAML file, or the name of one in configs/"
+    )
     options.add_argument("--out", type=Path, required=True, help="the folder of the run folders")
     args = options.parse_args()
     device, terminal, rows, refused = cli.pick_device(args.device), cli.Terminal(), {}, []

@@ -1,6 +1,8 @@
-"""The picture that tells the story: a mesh, its field, the distance between the two, the shell, and a detail of both.
+"""The picture that tells the story: a mesh, its field, the distance between the two, the shell, and
+a detail of both.
 
-    python eval.py RUN && python eval_ssim.py RUN && python scripts/teaser.py RUN --out docs/images/teaser.png
+python eval.py RUN && python eval_ssim.py RUN && python scripts/teaser.py RUN --out
+docs/images/teaser.png
 """
 
 import json
@@ -30,10 +32,16 @@ ZOOM = 5
 
 def main() -> None:
     options = cli.parser(__doc__)
-    options.add_argument("run", type=Path, help="a run folder that eval.py and eval_ssim.py have measured")
+    options.add_argument(
+        "run", type=Path, help="a run folder that eval.py and eval_ssim.py have measured"
+    )
     options.add_argument("--data", "--mesh", help="where its mesh is now")
-    options.add_argument("--angle", type=int, default=0, help="degrees by which the camera is turned")
-    options.add_argument("--up", choices=("x", "y", "z"), default="z", help="the axis that points upwards")
+    options.add_argument(
+        "--angle", type=int, default=0, help="degrees by which the camera is turned"
+    )
+    options.add_argument(
+        "--up", choices=("x", "y", "z"), default="z", help="the axis that points upwards"
+    )
     options.add_argument("--out", type=Path, default=Path("teaser.png"), help="the picture")
     args = options.parse_args()
     device = cli.pick_device(args.device)
@@ -41,25 +49,46 @@ def main() -> None:
     metrics, images = (measured(args.run / name) for name in ("eval.json", "ssim.json"))
     mesh = run.load_mesh(args.data)
     distance = MeshDistance(mesh.vertices, mesh.faces, device)
-    size = Path(mesh.path).stat().st_size if mesh.path != "demo" else 12 * len(mesh.vertices) + 12 * len(mesh.faces)
+    size = (
+        Path(mesh.path).stat().st_size
+        if mesh.path != "demo"
+        else 12 * len(mesh.vertices) + 12 * len(mesh.faces)
+    )
 
     camera = turntable(360, SIDE * FINE, args.up)[args.angle % 360]
     truth, field = render_mesh(distance, camera, "smooth"), render(run.field, camera)
     (error,), scale = draw([field], "error", distance)
     close = detail(truth, args.up)
-    shaded, _ = draw([truth, field, render_mesh(distance, close, "smooth"), render(run.field, close)], "shaded")
+    shaded, _ = draw(
+        [truth, field, render_mesh(distance, close, "smooth"), render(run.field, close)], "shaded"
+    )
     shell = draw_shell(run.field, Plane(("xyz".index(args.up) + 2) % 3, 0.0), SIDE * FINE)
     middle = slice(SIDE * FINE // 4 + GAP, SIDE * FINE * 3 // 4)
-    full, (above, below) = [smaller(image) for image in shaded[:2]], [smaller(image[middle]) for image in shaded[2:]]
+    full, (above, below) = (
+        [smaller(image) for image in shaded[:2]],
+        [smaller(image[middle]) for image in shaded[2:]],
+    )
     seam = np.full((SIDE - 2 * len(above), SIDE, 3), 255, np.uint8)
 
     paper, surface = images["paper"]["mean"], images["surface"]["mean"]
     normals = f"normals {surface['normal_error_deg']:.1f}\N{DEGREE SIGN} off"
     panels = [
         ("Mesh", full[0], [f"{len(mesh.faces):,} triangles", f"{size / 1024:,.0f} KiB"]),
-        ("Field", full[1], [f"{metrics['bytes'] / 1024:,.1f} KiB", f"SSIM {paper['ssim_white']:.4f}, {normals}"]),
-        ("Distance to the mesh", smaller(error), [f"mean {metrics['surface_mean']:.1e}, max {metrics['surface_max']:.1e}"]),
-        ("Dual shell, cut", smaller(shell), [f"{len(run.field.shell)} spheres", f"mean thickness {metrics['thickness_mean']:.4f}"]),
+        (
+            "Field",
+            full[1],
+            [f"{metrics['bytes'] / 1024:,.1f} KiB", f"SSIM {paper['ssim_white']:.4f}, {normals}"],
+        ),
+        (
+            "Distance to the mesh",
+            smaller(error),
+            [f"mean {metrics['surface_mean']:.1e}, max {metrics['surface_max']:.1e}"],
+        ),
+        (
+            "Dual shell, cut",
+            smaller(shell),
+            [f"{len(run.field.shell)} spheres", f"mean thickness {metrics['thickness_mean']:.4f}"],
+        ),
         (f"{ZOOM}x: mesh above, field below", np.concatenate([above, seam, below]), []),
     ]
     save_png(args.out, compose(panels, {2: replace(scale, label="")}))
@@ -80,7 +109,8 @@ def smaller(image: np.ndarray) -> np.ndarray:
 
 
 def detail(seen: Buffers, up: str) -> Camera:
-    """The same camera, closer on the part of the surface with the finest relief in the light; silhouettes do not count."""
+    """The same camera, closer on the part of the surface with the finest relief in the light;
+    silhouettes do not count."""
     fine = max(3, seen.camera.width // 60)
     depth = np.where(seen.hit, seen.t, 0)
     whole = ndimage.maximum_filter(depth, fine) - ndimage.minimum_filter(depth, fine) < 0.1
@@ -94,8 +124,11 @@ def detail(seen: Buffers, up: str) -> Camera:
     return Camera.from_fov(pose, FOV / ZOOM, seen.camera.width, seen.camera.height)
 
 
-def compose(panels: list[tuple[str, np.ndarray, list[str]]], scales: dict[int, Scale]) -> np.ndarray:
-    """Pictures beside each other, each under its title and above its lines of text, or below a bar of colours and one line."""
+def compose(
+    panels: list[tuple[str, np.ndarray, list[str]]], scales: dict[int, Scale]
+) -> np.ndarray:
+    """Pictures beside each other, each under its title and above its lines of text, or below a bar
+    of colours and one line."""
     sheet = Image.new("RGB", (len(panels) * (SIDE + GAP) + GAP, TOP + SIDE + BOTTOM), PAPER)
     draw = ImageDraw.Draw(sheet)
     for index, (title, image, lines) in enumerate(panels):
@@ -106,7 +139,9 @@ def compose(panels: list[tuple[str, np.ndarray, list[str]]], scales: dict[int, S
             draw_bar(sheet, scales[index], (left + 16, bottom - 4, left + SIDE - 16))
             bottom += 40
         for line in lines:
-            draw.text((left + SIDE / 2, bottom), line, PALE, ImageFont.load_default(18), anchor="ma")
+            draw.text(
+                (left + SIDE / 2, bottom), line, PALE, ImageFont.load_default(18), anchor="ma"
+            )
             bottom += 26
     return np.asarray(sheet)
 

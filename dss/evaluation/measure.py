@@ -22,13 +22,16 @@ from dss.run import PhotoRun, Run
 from dss.tables import mean_of
 
 PICTURE_COLUMNS = tuple(
-    {column.key: column for module in (protocols, renders, photos) for column in module.COLUMNS}.values()
+    {
+        column.key: column for module in (protocols, renders, photos) for column in module.COLUMNS
+    }.values()
 )
 
 
 @dataclass(frozen=True)
 class Measured:
-    """A predicted mesh in the normalised frame, the similarity to the input's units, and the metrics."""
+    """A predicted mesh in the normalised frame, the similarity to the input's units, and the
+    metrics."""
 
     mesh: trimesh.Trimesh
     similarity: Similarity
@@ -36,10 +39,11 @@ class Measured:
 
 
 def measure_run(run: Run, data: str | None = None, resolution: int = 256) -> Measured:
-    """The run's mesh, from `resolution` cells per edge, against what it was fitted to (at `data`, where it has moved).
+    """The run's mesh, from `resolution` cells per edge, against what it was fitted to (at `data`,
+    where it has moved).
 
-    After a fit to a point cloud, `data` may name the true mesh; else the mesh is compared with the points. A surface
-    from photos has no true mesh: what is known of it is its own shape.
+    After a fit to a point cloud, `data` may name the true mesh; else the mesh is compared with the
+    points. A surface from photos has no true mesh: what is known of it is its own shape.
     """
     mesh = run.surface(resolution)
     if isinstance(run, PhotoRun):
@@ -52,19 +56,22 @@ def measure_run(run: Run, data: str | None = None, resolution: int = 256) -> Mea
     return Measured(mesh, truth.similarity, metrics)
 
 
-def measure_file(path: Path, truth_path: str | None, device: torch.device | str = "cpu") -> Measured:
-    """A mesh file, such as any codec's output, against the true mesh. Raises InputError where none is named."""
+def measure_file(
+    path: Path, truth_path: str | None, device: torch.device | str = "cpu"
+) -> Measured:
+    """A mesh file, such as any codec's output, against the true mesh. Raises InputError where none
+    is named."""
     if not truth_path:
-        raise InputError(f"{path}: a file, not a run folder; to compare meshes, name the true one with --mesh")
+        raise InputError(
+            f"{path}: a file, not a run folder; to compare meshes, name the true one with --mesh"
+        )
     truth = load_mesh(truth_path)
     mesh = load_prediction(path, truth)
     return Measured(mesh, truth.similarity, evaluate(mesh, truth, path, None, device))
 
 
-def decoded(path: str | None, truth: Mesh, device: torch.device | str = "cpu") -> MeshDistance:
-    """The distance to a mesh file, in the frame of the true mesh. Raises InputError where none is named."""
-    if not path:
-        raise InputError(f"--truth-mesh {truth.path}: name the mesh to compare with it by --mesh")
+def decoded(path: str, truth: Mesh, device: torch.device | str = "cpu") -> MeshDistance:
+    """The distance to a mesh file, in the frame of the true mesh."""
     mesh = load_prediction(path, truth)
     return MeshDistance(mesh.vertices, mesh.faces, device)
 
@@ -77,21 +84,34 @@ def measure_pictures(
     size: int = PAPER_SIZE,
     progress: Progress = silent,
 ) -> dict[str, Any]:
-    """Pictures of normals of a field, or of a decoded mesh, against the truth by all protocols: what ssim.json holds.
+    """Pictures of normals of a field, or of a decoded mesh, against the truth by all protocols:
+    what ssim.json holds.
 
-    By protocol, the `mean` and the metrics of all `views` of size x size pixels. The pictures go to `folder`.
+    By protocol, the `mean` and the metrics of all `views` of size x size pixels. The pictures go to
+    `folder`.
     """
     if size < SSIM_WINDOW:
-        raise InputError(f"--size {size}: SSIM compares windows of {SSIM_WINDOW} pixels; ask for at least as many")
-    exact, result = MeshDistance(truth.vertices, truth.faces, ours.device), {"views": views, "size": size}
+        raise InputError(
+            f"--size {size}: SSIM compares windows of {SSIM_WINDOW} pixels; ask for at least as "
+            "many"
+        )
+    exact, result = (
+        MeshDistance(truth.vertices, truth.faces, ours.device),
+        {"views": views, "size": size},
+    )
     for protocol in PROTOCOLS:
-        rows = list(tracked(compare(protocol, ours, exact, size, views, folder), protocol.name, views, progress))
+        rows = list(
+            tracked(
+                compare(protocol, ours, exact, size, views, folder), protocol.name, views, progress
+            )
+        )
         result[protocol.name] = {"mean": mean_of(rows), "views": rows}
     return result
 
 
 def protocol_means(name: str, result: dict[str, Any]) -> dict[str, dict[str, float]]:
-    """The mean rows by protocol of what `measure_pictures` returned, under the name of what was measured."""
+    """The mean rows by protocol of what `measure_pictures` returned, under the name of what was
+    measured."""
     return {f"{name}, {protocol.name}": result[protocol.name]["mean"] for protocol in PROTOCOLS}
 
 

@@ -12,19 +12,30 @@ from dss.rendering.images import read_image
 from dss.tables import Column, mean_of
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
-COLUMNS = (Column("psnr", "psnr", ".2f"), Column("ssim", "ssim", ".4f"), Column("lpips", "lpips", ".4f"))
+COLUMNS = (
+    Column("psnr", "psnr", ".2f"),
+    Column("ssim", "ssim", ".4f"),
+    Column("lpips", "lpips", ".4f"),
+)
 
 
-def compare_renders(renders: Path, scene: Path, split: str, progress: Progress = silent) -> dict[str, Any]:
-    """PSNR, SSIM and, where its network is on this machine, LPIPS of the images in a folder, matched by name.
+def compare_renders(
+    renders: Path, scene: Path, split: str, progress: Progress = silent
+) -> dict[str, Any]:
+    """PSNR, SSIM and, where its network is on this machine, LPIPS of the images in a folder,
+    matched by name.
 
-    Returns the `mean` and the rows of all `images`. Raises InputError where images are missing, left over or of
-    another size than the scene's.
+    Returns the `mean` and the rows of all `images`. Raises InputError where images are missing,
+    left over or of another size than the scene's.
     """
     truth = {image.name: image for image in posed_images(scene, split)}
     if not renders.is_dir():
-        raise InputError(f"{renders}: no such folder; it holds the images to compare, named as in the scene")
-    ours = {path.stem: path for path in sorted(renders.iterdir()) if path.suffix.lower() in SUFFIXES}
+        raise InputError(
+            f"{renders}: no such folder; it holds the images to compare, named as in the scene"
+        )
+    ours = {
+        path.stem: path for path in sorted(renders.iterdir()) if path.suffix.lower() in SUFFIXES
+    }
     missing, extra = sorted(truth.keys() - ours.keys()), sorted(ours.keys() - truth.keys())
     if missing or extra:
         kinds = ("missing", missing), ("not in the scene", extra)
@@ -33,7 +44,10 @@ def compare_renders(renders: Path, scene: Path, split: str, progress: Progress =
     camera = next(iter(truth.values())).camera
     size = f"{camera.width}x{camera.height}"
     if min(camera.width, camera.height) < SSIM_WINDOW:
-        raise InputError(f"{scene}: images of {size} are too small; SSIM compares windows of {SSIM_WINDOW} pixels")
+        raise InputError(
+            f"{scene}: images of {size} are too small; SSIM compares windows of {SSIM_WINDOW} "
+            "pixels"
+        )
     lpips = load_lpips()
 
     def measure(name: str) -> dict[str, Any]:
@@ -47,5 +61,7 @@ def compare_renders(renders: Path, scene: Path, split: str, progress: Progress =
         rows = list(tracked(pool.map(measure, truth), "compare", len(truth), progress))
     odd = [f"{row['name']} ({row['shape'][1]}x{row['shape'][0]})" for row in rows if "shape" in row]
     if odd:
-        raise InputError(f"{renders}: the scene is {size}, but {listed(odd)} differ; render at that size")
+        raise InputError(
+            f"{renders}: the scene is {size}, but {listed(odd)} differ; render at that size"
+        )
     return {"scene": str(scene), "split": split, "mean": mean_of(rows), "images": rows}

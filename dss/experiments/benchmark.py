@@ -1,4 +1,5 @@
-"""How long one view takes: the paper's algorithm in eager torch, our operators, and a cast of the decoded triangles."""
+"""How long one view takes: the paper's algorithm in eager torch, our operators, and a cast of the
+decoded triangles."""
 
 import ctypes
 import statistics
@@ -43,7 +44,8 @@ Row = dict[str, float]
 
 
 def fitted_field(mesh: str, name: str, count: int, folder: Path, device: torch.device) -> Field:
-    """The field of a network (one of NETWORKS) and a number of spheres, from its run folder or fitted into it."""
+    """The field of a network (one of NETWORKS) and a number of spheres, from its run folder or
+    fitted into it."""
     settings = SHORT["fast" if name == "fast" else "dss"] + [f"spheres.count={count}"]
     if name != "fast":  # a point has more owners where there are more spheres
         epochs = min(10, max(2, 5120 // count))
@@ -54,7 +56,8 @@ def fitted_field(mesh: str, name: str, count: int, folder: Path, device: torch.d
 
 @torch.no_grad()
 def measure(field: Field, size: int) -> Iterator[tuple[str, Row]]:
-    """The rows of all tracers, by name, for one view of size x size pixels; `ratio` is to the first one's total."""
+    """The rows of all tracers, by name, for one view of size x size pixels; `ratio` is to the first
+    one's total."""
     rays = [tensor.contiguous() for tensor in paper_cameras(size, 1)[0].rays(device=field.device)]
     exact = (field, rays, field.owner_rule, True, False)
     tracers = {
@@ -81,8 +84,9 @@ def clock(device: torch.device) -> float:
 
 
 def timed(function: Callable[[], object], device: torch.device) -> tuple[Row, object]:
-    """`total`, the median milliseconds of a call after a first one (of that one, where it is long), `cpu`, the
-    processors' milliseconds, and `memory`, the MB that the first one took; and the last result."""
+    """`total`, the median milliseconds of a call after a first one (of that one, where it is long),
+    `cpu`, the processors' milliseconds, and `memory`, the MB that the first one took; and the last
+    result."""
     start, cpu = clock(device), 1e3 * time.process_time()
     result, used = memory(function, device)
     runs = [(clock(device) - start, 1e3 * time.process_time() - cpu)]
@@ -97,13 +101,15 @@ def timed(function: Callable[[], object], device: torch.device) -> tuple[Row, ob
 
 
 def memory(function: Callable[[], object], device: torch.device) -> tuple[object, float]:
-    """A call's result, and the MB that it took on top of what was held before, its result included."""
+    """A call's result, and the MB that it took on top of what was held before, its result
+    included."""
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
         before = torch.cuda.memory_allocated(device)
         result = function()
         return result, (torch.cuda.max_memory_allocated(device) - before) / 1e6
-    ctypes.CDLL(None).malloc_trim(0)  # what was freed goes back to the system, so that its reuse counts
+    # what was freed goes back to the system, so that its reuse counts
+    ctypes.CDLL(None).malloc_trim(0)
     Path("/proc/self/clear_refs").write_text("5")  # the peak of the resident set starts anew
     before = _status("VmRSS")
     result = function()
@@ -132,7 +138,8 @@ class Stopwatch:
 
 
 class Eager(Field):
-    """A field in plain torch, as its module computes it while it is fitted; it counts what it is asked."""
+    """A field in plain torch, as its module computes it while it is fitted; it counts what it is
+    asked."""
 
     def __init__(self, field: Field, stopwatch: Stopwatch):
         super().__init__(field.shell, field.owner_rule)
@@ -146,14 +153,17 @@ class Eager(Field):
 
 
 def all_pairs(shell: ops.Shell, origins: Tensor, directions: Tensor) -> ops.Intervals:
-    """The paper's interval kernel in eager torch: every ray against every sphere, by matrix products
-    (docs/method.md, section 7). Where an interval ends is not asked for, so `end` is `start`."""
+    """The paper's interval kernel in eager torch: every ray against every sphere, by matrix
+    products (docs/method.md, section 7). Where an interval ends is not asked for, so `end` is
+    `start`."""
     centers, squares = shell.spheres[:, :3].T.contiguous(), shell.spheres[:, 3:].square().T
     chunk, parts = MAX_PAIRS // len(shell.spheres), []
     for first in range(0, len(origins), chunk):
         o, d = (tensor[first : first + chunk] for tensor in (origins, directions))
         middle = d @ centers - (o * d).sum(1, keepdim=True)
-        distances = o.square().sum(1, keepdim=True) + shell.spheres[:, :3].square().sum(1) - 2 * o @ centers
+        distances = (
+            o.square().sum(1, keepdim=True) + shell.spheres[:, :3].square().sum(1) - 2 * o @ centers
+        )
         across = distances - middle.square()
         inner, outer = (middle - (square - across).clamp(min=0).sqrt() for square in squares)
         meets_inner, meets_outer = (across < square for square in squares)
@@ -166,7 +176,8 @@ def all_pairs(shell: ops.Shell, origins: Tensor, directions: Tensor) -> ops.Inte
 
 
 def _eager(field: Field, rays: list[Tensor]) -> Row:
-    """The paper's tracer in eager torch. Its stages are those of the run whose total is the median."""
+    """The paper's tracer in eager torch. Its stages are those of the run whose total is the
+    median."""
     runs = []
 
     def run() -> PaperHits:
@@ -182,7 +193,9 @@ def _eager(field: Field, rays: list[Tensor]) -> Row:
         return hits
 
     used, hits = timed(run, field.device)
-    total, spent, queries = sorted(runs[1:] or runs, key=lambda run: run[0])[max(0, len(runs) - 2) // 2]
+    total, spent, queries = sorted(runs[1:] or runs, key=lambda run: run[0])[
+        max(0, len(runs) - 2) // 2
+    ]
     return used | {
         "preparation": spent["preparation"],
         "query": spent["queries"] - spent["normals"],
@@ -196,10 +209,22 @@ def _eager(field: Field, rays: list[Tensor]) -> Row:
 
 
 def _operator(
-    where: object, field: Field, rays: list[Tensor], rule: str, exact: bool, everywhere: bool, stages: bool = True
+    where: object,
+    field: Field,
+    rays: list[Tensor],
+    rule: str,
+    exact: bool,
+    everywhere: bool,
+    stages: bool = True,
 ) -> Row:
-    """`shell_trace`, and its stages as operators of their own; `where` has the operators by name."""
-    shell, network, number, device = field.shell.packed, field.network(), ops.RULES.index(rule), field.device
+    """`shell_trace`, and its stages as operators of their own; `where` has the operators by
+    name."""
+    shell, network, number, device = (
+        field.shell.packed,
+        field.network(),
+        ops.RULES.index(rule),
+        field.device,
+    )
     arguments = (*shell, *network, *rays, number, exact, everywhere, MAX_BRACKET if exact else 1e-5)
     used, result = timed(lambda: where.shell_trace(*arguments), device)
     traced = ops.Traced(*result)

@@ -1,6 +1,7 @@
 """The comparison engine: methods against data, each measured once, and the tables of what came out.
 
-What is compared, meshes or photos, is the business of the entries (mesh_methods.py, photo_methods.py).
+What is compared, meshes or photos, is the business of the entries (mesh_methods.py,
+photo_methods.py).
 """
 
 import difflib
@@ -34,8 +35,11 @@ class Entry(Protocol):
 
     name: str
 
-    def measure(self, path: Path, folder: Path, settings: EvalSettings, device: torch.device) -> Row:
-        """All metrics on the mesh or scene at `path`; what takes long is kept in `folder`. Raises InputError."""
+    def measure(
+        self, path: Path, folder: Path, settings: EvalSettings, device: torch.device
+    ) -> Row:
+        """All metrics on the mesh or scene at `path`; what takes long is kept in `folder`. Raises
+        InputError."""
 
 
 class Result(NamedTuple):
@@ -47,7 +51,9 @@ class Result(NamedTuple):
     reason: str = ""
 
 
-def measure(entry: Entry, path: Path, folder: Path, settings: EvalSettings, device: torch.device) -> Row:
+def measure(
+    entry: Entry, path: Path, folder: Path, settings: EvalSettings, device: torch.device
+) -> Row:
     """The entry's metrics; those that were measured before are found in `folder` again."""
     cache_key = {"entry": repr(entry), "data": str(path), **asdict(settings)}
     file = folder / "comparison.json"
@@ -60,9 +66,14 @@ def measure(entry: Entry, path: Path, folder: Path, settings: EvalSettings, devi
 
 
 def results(
-    entries: Sequence[Entry], paths: list[Path], out: Path, settings: EvalSettings, device: torch.device
+    entries: Sequence[Entry],
+    paths: list[Path],
+    out: Path,
+    settings: EvalSettings,
+    device: torch.device,
 ) -> Iterator[Result]:
-    """Every entry on every mesh or scene, one of these after the other; the work is kept in out/ENTRY/DATA."""
+    """Every entry on every mesh or scene, one of these after the other; the work is kept in
+    out/ENTRY/DATA."""
     for path in paths:
         for entry in entries:
             folder = out / entry.name.replace(" ", "_") / path.stem
@@ -73,7 +84,8 @@ def results(
 
 
 def means(measured: list[Result]) -> dict[str, Row]:
-    """The mean row of each method over its meshes or scenes, in order; one that lacks some says so in its name."""
+    """The mean row of each method over its meshes or scenes, in order; one that lacks some says so
+    in its name."""
     found, every = {}, {result.data for result in measured}
     for name in dict.fromkeys(result.method for result in measured):
         rows = [result.row for result in measured if result.method == name]
@@ -82,8 +94,15 @@ def means(measured: list[Result]) -> dict[str, Row]:
     return found
 
 
-def save(out: Path, measured: list[Result], averages: dict[str, Row], columns: Sequence[Column], text: str) -> None:
-    """Write table.md, table.csv and table.json in `out`: the means as printed; the latter two have every row."""
+def save(
+    out: Path,
+    measured: list[Result],
+    averages: dict[str, Row],
+    columns: Sequence[Column],
+    text: str,
+) -> None:
+    """Write table.md, table.csv and table.json in `out`: the means as printed; the latter two have
+    every row."""
     rows = [{"method": result.method, "data": result.data, **result.row} for result in measured]
     rows += [{"method": name, "data": "mean", **row} for name, row in averages.items()]
     with replacing(out / "table.md") as temporary:
@@ -93,11 +112,15 @@ def save(out: Path, measured: list[Result], averages: dict[str, Row], columns: S
 
 
 def chosen(names: list[str], known: dict[str, Entry]) -> list[Entry]:
-    """The named entries. Raises InputError, with the nearest name, where there is no such method."""
+    """The named entries. Raises InputError, with the nearest name, where there is no such
+    method."""
     for name in names:
         if name not in known:
             near = difflib.get_close_matches(name, known, 1, 0)
-            raise InputError(f"--methods {name}: no such method; did you mean {near[0]}? There are {', '.join(known)}")
+            raise InputError(
+                f"--methods {name}: no such method; did you mean {near[0]}? There are "
+                f"{', '.join(known)}"
+            )
     return [known[name] for name in names]
 
 

@@ -1,4 +1,5 @@
-"""Methods that store the surface of a mesh: fitted fields, coded meshes, and what other people published of theirs."""
+"""Methods that store the surface of a mesh: fitted fields, coded meshes, and what other people
+published of theirs."""
 
 import json
 import time
@@ -47,8 +48,9 @@ COLUMNS = (
 
 
 @dataclass(frozen=True)
-class Made:
-    """What a method made of a mesh: a mesh or a field, the file that is stored of it, and facts for the table."""
+class Output:
+    """What a method made of a mesh: a mesh or a field, the file that is stored of it, and facts for
+    the table."""
 
     shape: trimesh.Trimesh | Field
     file: Path
@@ -59,11 +61,14 @@ class MeshMethod(ABC):
     """A method that is measured by what `make` returns."""
 
     @abstractmethod
-    def make(self, path: Path, truth: Mesh, folder: Path, device: torch.device) -> Made:
+    def make(self, path: Path, truth: Mesh, folder: Path, device: torch.device) -> Output:
         """Make the method's version of the mesh at `path`, or find it in `folder`."""
 
-    def measure(self, path: Path, folder: Path, settings: EvalSettings, device: torch.device) -> Row:
-        """Geometry, pictures, bytes and times. Times are of one core on the CPU, and of the clock on CUDA."""
+    def measure(
+        self, path: Path, folder: Path, settings: EvalSettings, device: torch.device
+    ) -> Row:
+        """Geometry, pictures, bytes and times. Times are of one core on the CPU, and of the clock
+        on CUDA."""
         from dss.rendering.isosurface import extract
 
         truth = load_mesh(path)
@@ -76,7 +81,10 @@ class MeshMethod(ABC):
         pictures = measure_pictures(ours, truth, folder / "ssim", settings.views, settings.size)
         for protocol in PROTOCOLS:
             mean = pictures[protocol.name]["mean"]
-            row |= {f"ssim_{protocol.name}": mean["ssim_white"], f"mask_iou_{protocol.name}": mean["mask_iou"]}
+            row |= {
+                f"ssim_{protocol.name}": mean["ssim_white"],
+                f"mask_iou_{protocol.name}": mean["mask_iou"],
+            }
         return row | {"frame_ms": 1000 * frame_seconds(ours, settings.size)}
 
 
@@ -88,28 +96,34 @@ class Fitted(MeshMethod):
     config: str = ""  # the name of a file in configs/; empty: the method's own
     overrides: tuple[str, ...] = ()
 
-    def make(self, path: Path, truth: Mesh, folder: Path, device: torch.device) -> Made:
-        config = load_config(CONFIGS / f"{self.config or self.name}.yaml", list(self.overrides), str(path))
+    def make(self, path: Path, truth: Mesh, folder: Path, device: torch.device) -> Output:
+        config = load_config(
+            CONFIGS / f"{self.config or self.name}.yaml", list(self.overrides), str(path)
+        )
         run = pipeline.fit_run(config, folder, device)
         facts = {"parameters": sum(parameter.numel() for parameter in run.field.parameters())}
-        return Made(run.field, run.file, facts | json.loads((folder / "fit.json").read_text()))
+        return Output(run.field, run.file, facts | json.loads((folder / "fit.json").read_text()))
 
 
 @dataclass(frozen=True)
 class Draco(MeshMethod):
-    """The mesh itself, coded by Draco, with a share of its faces and a number of bits per coordinate."""
+    """The mesh itself, coded by Draco, with a share of its faces and a number of bits per
+    coordinate."""
 
     name: str
     bits: int
     share: float = 1.0
 
-    def make(self, path: Path, truth: Mesh, folder: Path, device: torch.device) -> Made:
-        mesh, file = trimesh.Trimesh(truth.vertices, truth.faces, process=False), folder / "mesh.drc"
+    def make(self, path: Path, truth: Mesh, folder: Path, device: torch.device) -> Output:
+        mesh, file = (
+            trimesh.Trimesh(truth.vertices, truth.faces, process=False),
+            folder / "mesh.drc",
+        )
         start = time.process_time()
         if self.share < 1:
             mesh = simplify(mesh, round(self.share * len(mesh.faces)))
         save_draco(mesh, file, self.bits)
-        return Made(load_draco(file), file, {"fit_seconds": time.process_time() - start})
+        return Output(load_draco(file), file, {"fit_seconds": time.process_time() - start})
 
 
 @dataclass(frozen=True)
@@ -118,8 +132,8 @@ class Truth(MeshMethod):
 
     name: str = "ground truth"
 
-    def make(self, path: Path, truth: Mesh, folder: Path, device: torch.device) -> Made:
-        return Made(trimesh.Trimesh(truth.vertices, truth.faces, process=False), path, {})
+    def make(self, path: Path, truth: Mesh, folder: Path, device: torch.device) -> Output:
+        return Output(trimesh.Trimesh(truth.vertices, truth.faces, process=False), path, {})
 
 
 @dataclass(frozen=True)
@@ -133,8 +147,14 @@ class Published:
     thickness: float | None = None
 
     def row(self) -> Row:
-        values = {"chamfer": self.chamfer, "ssim_paper": self.ssim, "thickness_mean": self.thickness}
-        return {"bytes": 1024 * self.kib} | {key: value for key, value in values.items() if value is not None}
+        values = {
+            "chamfer": self.chamfer,
+            "ssim_paper": self.ssim,
+            "thickness_mean": self.thickness,
+        }
+        return {"bytes": 1024 * self.kib} | {
+            key: value for key, value in values.items() if value is not None
+        }
 
 
 def with_published(rows: dict[str, Row], published: dict[str, Published]) -> dict[str, Row]:
@@ -154,24 +174,31 @@ def configured() -> dict[str, Fitted]:
 
 
 def frame_seconds(ours: Field | MeshDistance, size: int) -> float:
-    """The time of a frame, after one that warms up: of a field by sphere tracing, of a mesh by ray casting."""
+    """The time of a frame, after one that warms up: of a field by sphere tracing, of a mesh by ray
+    casting."""
     (camera,) = centred_cameras(size, 1)
     cuda = ours.device.type == "cuda"
     clock = time.perf_counter if cuda else time.process_time
     for _ in range(2):
         start = clock()
-        render_mesh(ours, camera, "faces") if isinstance(ours, MeshDistance) else render(ours, camera)
+        render_mesh(ours, camera, "faces") if isinstance(ours, MeshDistance) else render(
+            ours, camera
+        )
         if cuda:
             torch.cuda.synchronize()
     return clock() - start
 
 
 def find(name: str, data: Path | None, place: str) -> Path:
-    """The file or folder that `name` is, or that it names in the folder of data sets, at `place`."""
+    """The file or folder that `name` is, or that it names in the folder of data sets, at
+    `place`."""
     if Path(name).exists():
         return Path(name)
     if data is None:
-        raise InputError(f"{name}: no such file, and no folder of data sets; name it with --data, or set DSS_DATA")
+        raise InputError(
+            f"{name}: no such file, and no folder of data sets; name it with --data, or set "
+            "DSS_DATA"
+        )
     path = data / place.format(name)
     if not path.exists():
         raise InputError(f"{path}: not there; name others, or see data/README.md")

@@ -1,8 +1,9 @@
 """Samplers and base models on the photos of scenes, and where the time of a frame goes.
 
-A frame is faster than the plain sampler's because rays are empty, because they end early, and because those that are
-left have fewer samples; what remains is the cost of a sample, its up-sampling included. The factors multiply to the
-speed-up, and their shares are those of its logarithm.
+A frame is faster than the plain sampler's because rays are empty, because they end early, and
+because those that are left have fewer samples; what remains is the cost of a sample, its
+up-sampling included. The factors multiply to the speed-up, and their shares are those of its
+logarithm.
 """
 
 import copy
@@ -21,7 +22,12 @@ from dss.reconstruction.volume_rendering import render_picture
 from dss.run import CONFIGS, PhotoRun, load_config
 from dss.tables import Column, mean_of
 
-FACTORS = {"empty": "empty rays", "ended": "rays ended", "fewer": "fewer samples", "cheaper": "cost per sample"}
+FACTORS = {
+    "empty": "empty rays",
+    "ended": "rays ended",
+    "fewer": "fewer samples",
+    "cheaper": "cost per sample",
+}
 COLUMNS = (
     Column("psnr", "PSNR", ".2f"),
     Column("ssim", "SSIM", ".4f"),
@@ -33,7 +39,9 @@ COLUMNS = (
     *(Column(f"{key}_share", f"its share, {heading}", ".0%") for key, heading in FACTORS.items()),
 )
 MIN_SPEED_UP = 1.05  # below which there is nothing to share out
-PUBLISHED = {  # of NeuS and DSS (ICME 2025, table II): PSNR and seconds per frame; foreground of the test photos, by us
+# of NeuS and DSS (ICME 2025, table II): PSNR and seconds per frame; foreground of the test photos,
+# by us
+PUBLISHED = {
     "hotdog": ((37.3, 45.4), (37.6, 6.5), None),
     "mic": ((32.0, 46.4), (32.2, 2.0), 0.119),
     "chair": ((30.1, 45.1), (31.3, 5.5), 0.208),
@@ -46,16 +54,19 @@ class Trained:
 
     name: str
 
-    def measure(self, path: Path, folder: Path, settings: EvalSettings, device: torch.device) -> Row:
+    def measure(
+        self, path: Path, folder: Path, settings: EvalSettings, device: torch.device
+    ) -> Row:
         """Every n-th test photo of the scene against its picture.
 
-        Seconds are of one core on the CPU (process time, so that other work does not count), and of the clock on CUDA;
-        `uncut` are the samples per ray if no ray ended early.
+        Seconds are of one core on the CPU (process time, so that other work does not count), and of
+        the clock on CUDA; `uncut` are the samples per ray if no ray ended early.
         """
         config = load_config(CONFIGS / f"{self.name}.yaml", data=str(path))
         run = pipeline.fit_run(config, folder, device)
         photos = scene_of(run, "test", str(path), settings.every).photos
-        rows = [_measure_photo(run, photo) for photo in [photos[0], *photos]][1:]  # the first one warms up
+        # the first one warms up
+        rows = [_measure_photo(run, photo) for photo in [photos[0], *photos]][1:]
         return mean_of(rows)
 
 
@@ -63,11 +74,16 @@ def _measure_photo(run: PhotoRun, photo: Photo) -> Row:
     cuda = run.model.device.type == "cuda"
     clock = time.perf_counter if cuda else time.process_time
     start = clock()
-    picture = render_picture(run.model, run.sampler, photo.camera, run.background, run.config.render)
+    picture = render_picture(
+        run.model, run.sampler, photo.camera, run.background, run.config.render
+    )
     if cuda:
         torch.cuda.synchronize()
     seconds = clock() - start
-    return compare(picture, photo, run.background) | {"seconds": seconds, "uncut": _uncut(run, photo)}
+    return compare(picture, photo, run.background) | {
+        "seconds": seconds,
+        "uncut": _uncut(run, photo),
+    }
 
 
 @torch.no_grad()
@@ -76,17 +92,26 @@ def _uncut(run: PhotoRun, photo: Photo) -> float:
     sampler = copy.deepcopy(run.sampler)
     if sampler.shell is not None:
         sampler.shell.inner_radii.zero_()
-    rays = zip(*(rays.split(run.config.render.chunk) for rays in photo.camera.rays(device=run.model.device)), strict=True)
+    rays = zip(
+        *(
+            rays.split(run.config.render.chunk)
+            for rays in photo.camera.rays(device=run.model.device)
+        ),
+        strict=True,
+    )
     count = sum(len(sampler.sample(run.model, *chunk).ray) for chunk in rays)
     return count / (photo.camera.width * photo.camera.height)
 
 
 def with_speed_ups(rows: dict[str, Row]) -> dict[str, Row]:
-    """The rows of one scene by configuration, each with its speed-up over the plain sampler of the same model."""
+    """The rows of one scene by configuration, each with its speed-up over the plain sampler of the
+    same model."""
     result = {}
     for name, row in rows.items():
         config = load_config(CONFIGS / f"{name}.yaml")
-        plain = next((other for other, _ in rows.items() if _is_plain(other, config.model.method)), None)
+        plain = next(
+            (other for other, _ in rows.items() if _is_plain(other, config.model.method)), None
+        )
         faster = speed_up(rows[plain], row) if plain not in (None, name) else {}
         result[name] = row | faster
     return result
@@ -98,7 +123,8 @@ def _is_plain(name: str, model: str) -> bool:
 
 
 def speed_up(plain: Row, row: Row) -> Row:
-    """How many times faster a row is than the plain one; the factors that multiply to it, and their shares of it."""
+    """How many times faster a row is than the plain one; the factors that multiply to it, and their
+    shares of it."""
     seen = 1 - row["background"]
     factors = {
         "empty": (1 - plain["background"]) / seen,

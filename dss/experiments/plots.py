@@ -13,7 +13,8 @@ STYLES = {  # marker and colour of each kind of method
 
 
 def plot_rate_distortion(out: Path, rows: dict[str, Row]) -> Path:
-    """rate_distortion.png (returned) and .svg in `out`: bytes against the surface's error and against SSIM.
+    """rate_distortion.png (returned) and .svg in `out`: bytes against the surface's error and
+    against SSIM.
 
     The ground truth, which has no error, is left out.
     """
@@ -31,12 +32,20 @@ def plot_rate_distortion(out: Path, rows: dict[str, Row]) -> Path:
         for name, row in rows.items():
             if key not in row or name.startswith("ground truth"):
                 continue
-            kind = "published" if name.endswith("published") else "mesh codecs" if "Draco" in name else "fields"
+            kind = (
+                "published"
+                if name.endswith("published")
+                else "mesh codecs"
+                if "Draco" in name
+                else "fields"
+            )
             marker, colour = STYLES[kind]
             point = row["bytes"] / 1024, error(row[key])
             axis.scatter(*point, marker=marker, color=colour)
             axis.annotate(name, point, xytext=(4, 4), textcoords="offset points", fontsize=7)
-        axis.set(xscale="log", yscale="log" if axis.collections else "linear", xlabel="KiB", ylabel=label)
+        axis.set(
+            xscale="log", yscale="log" if axis.collections else "linear", xlabel="KiB", ylabel=label
+        )
         axis.grid(True, which="both", alpha=0.2)
     for suffix in ("svg", "png"):
         with replacing(path := out / f"rate_distortion.{suffix}") as temporary:

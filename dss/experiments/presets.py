@@ -12,7 +12,17 @@ from dss.tables import Column
 
 MESHES = "thingi32/{}.ply"  # places in the folder of data sets, see data/README.md
 SCENES = "nerf_synthetic/{}"
-THINGI32 = ("53159", "252119", "64764", "75656", "76277", "78671", "92880", "96481")  # those at hand
+# those at hand
+THINGI32 = (
+    "53159",
+    "252119",
+    "64764",
+    "75656",
+    "76277",
+    "78671",
+    "92880",
+    "96481",
+)
 CLASSIC = (
     Draco("Draco, 14 bits", 14),
     Draco("Draco, 11 bits", 11),
@@ -69,7 +79,11 @@ def configured_models() -> dict[str, Entry]:
 
 def _quick(name: str, config: str = "", *overrides: str) -> Fitted:
     """Four million samples for every method: eight epochs of the same half million."""
-    return Fitted(name, config, ("samples.count=500000", "fit.epochs=8", "fit.resample=8", "fit.checkpoint=8", *overrides))
+    return Fitted(
+        name,
+        config,
+        ("samples.count=500000", "fit.epochs=8", "fit.resample=8", "fit.checkpoint=8", *overrides),
+    )
 
 
 QUICK = Preset(
@@ -80,26 +94,73 @@ QUICK = Preset(
         _quick("fast"),
         # `pairs` expands a count of 60,000 per technique to about half a million
         _quick("dss_2x128", "", "samples.count=60000", "fit.batch_size=2048"),
-        _quick("neural_implicit_8x32", "", "fit.batch_size=1024", "fit.lr=3e-3", "fit.schedule=cosine"),
-        _quick("key_spheres", "", "fit.batch_size=512", "fit.lr=1.5e-2", "fit.schedule=cosine", "fit.starts=1"),
-        _quick("key_spheres_latent", "", "fit.batch_size=512", "fit.lr=1.5e-2", "fit.schedule=cosine", "fit.starts=1"),
-        *(_quick(f"nglod_{lods}", "", "fit.batch_size=4096", "fit.lr=4e-3", "fit.schedule=cosine") for lods in (1, 2, 3)),
-        _quick("deepsdf_points", "", "samples.points=5000", "samples.count=83", "samples.uniform_share=0.2", "field.width=128",
-               "field.dropout=0", "field.activation=silu", "fit.loss=l2", "fit.batch_size=2048", "fit.lr=1e-3",
-               "fit.schedule=cosine"),  # fmt: skip
+        _quick(
+            "neural_implicit_8x32", "", "fit.batch_size=1024", "fit.lr=3e-3", "fit.schedule=cosine"
+        ),
+        _quick(
+            "key_spheres",
+            "",
+            "fit.batch_size=512",
+            "fit.lr=1.5e-2",
+            "fit.schedule=cosine",
+            "fit.starts=1",
+        ),
+        _quick(
+            "key_spheres_latent",
+            "",
+            "fit.batch_size=512",
+            "fit.lr=1.5e-2",
+            "fit.schedule=cosine",
+            "fit.starts=1",
+        ),
+        *(
+            _quick(f"nglod_{lods}", "", "fit.batch_size=4096", "fit.lr=4e-3", "fit.schedule=cosine")
+            for lods in (1, 2, 3)
+        ),
+        _quick(
+            "deepsdf_points",
+            "",
+            "samples.points=5000",
+            "samples.count=83",
+            "samples.uniform_share=0.2",
+            "field.width=128",
+            "field.dropout=0",
+            "field.activation=silu",
+            "fit.loss=l2",
+            "fit.batch_size=2048",
+            "fit.lr=1e-3",
+            "fit.schedule=cosine",
+        ),  # fmt: skip
         *CLASSIC,
     ),
     EvalSettings(128, 4, 192),
     mesh_methods.COLUMNS,
-    "Every fit saw about four million samples, far fewer than published, with other batches and rates (dss/experiments/presets.py): this shows the "
-    "methods' character, not their best. Meshed at 128, SSIM from 4 views of 192 x 192 pixels on white.",
+    "Every fit saw about four million samples, far fewer than published, with other batches and "
+    "rates (dss/experiments/presets.py): this shows the "
+    "methods' character, not their best. Meshed at 128, SSIM from 4 views of 192 x 192 pixels on "
+    "white.",
     one_table,
     mesh_methods.configured,
 )
 
 PAPER_TABLES = {
-    "Table I, 512 spheres": ("dss_1x128", "dss_2x128", "dss_4x128", "nglod_3", "nglod_4", "nglod_5", "fast"),
-    "Table II, number of spheres": ("dss_2x128_128", "dss_2x128", "dss_2x128_1024", "dss_4x128_128", "dss_4x128", "dss_4x128_1024"),
+    "Table I, 512 spheres": (
+        "dss_1x128",
+        "dss_2x128",
+        "dss_4x128",
+        "nglod_3",
+        "nglod_4",
+        "nglod_5",
+        "fast",
+    ),
+    "Table II, number of spheres": (
+        "dss_2x128_128",
+        "dss_2x128",
+        "dss_2x128_1024",
+        "dss_4x128_128",
+        "dss_4x128",
+        "dss_4x128_1024",
+    ),
 }
 PUBLISHED = {
     "dss_1x128": Published("DSS 1x128", 125, 2.81e-5, 0.965),
@@ -117,12 +178,18 @@ PAPER = Preset(
     THINGI32,
     MESHES,
     (Truth(),),
-    tuple(Fitted(name) for name in dict.fromkeys(name for names in PAPER_TABLES.values() for name in names)),
+    tuple(
+        Fitted(name)
+        for name in dict.fromkeys(name for names in PAPER_TABLES.values() for name in names)
+    ),
     EvalSettings(),
     mesh_methods.COLUMNS,
-    "Every method at the length that was published for it, all on one frame (smallest enclosing ball of radius 0.9). Published rows are "
-    "means over all 32 meshes and copied as they stand: those of NGLOD were taken on meshes of radius 1, where the same error counts 1.23 "
-    "times in chamfer, and all contain a sampling floor of about 2.2e-05. KiB of the published DSS rows do not count as ours "
+    "Every method at the length that was published for it, all on one frame (smallest enclosing "
+    "ball of radius 0.9). Published rows are "
+    "means over all 32 meshes and copied as they stand: those of NGLOD were taken on meshes of "
+    "radius 1, where the same error counts 1.23 "
+    "times in chamfer, and all contain a sampling floor of about 2.2e-05. KiB of the published "
+    "DSS rows do not count as ours "
     "(the released network is smaller).",
     paper_tables,
     mesh_methods.configured,
@@ -147,7 +214,8 @@ PHOTOS = Preset(
     ),
     EvalSettings(),
     photo_methods.COLUMNS,
-    "The speed-up is over the plain sampler of the same model; its factors multiply to it, and the shares are those of its "
+    "The speed-up is over the plain sampler of the same model; its factors multiply to it, and "
+    "the shares are those of its "
     "logarithm. Steps and training times differ, so rows of different models are no ranking.",
     photo_tables,
     configured_models,

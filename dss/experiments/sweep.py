@@ -15,9 +15,14 @@ from dss.tables import write_json
 
 
 def sweep(
-    config: str, meshes: list[Path], out: Path, device: torch.device | str = "cpu", progress: Progress = silent
+    config: str,
+    meshes: list[Path],
+    out: Path,
+    device: torch.device | str = "cpu",
+    progress: Progress = silent,
 ) -> Iterator[Result]:
-    """Fit and measure each mesh in the run folder out/MESH, or find it there; one that cannot be fitted says why."""
+    """Fit and measure each mesh in the run folder out/MESH, or find it there; one that cannot be
+    fitted says why."""
     for mesh in meshes:
         folder = out / mesh.stem
         try:

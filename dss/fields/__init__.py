@@ -10,7 +10,8 @@ METHODS = discover(sys.modules[__name__], Field)
 
 
 def build(settings: Settings, geometry: Geometry) -> Field:
-    """An untrained field of the method that the settings belong to, its parameters drawn from torch's global generator.
+    """An untrained field of the method that the settings belong to, its parameters drawn from
+    torch's global generator.
 
     `geometry` is what the method's `build_geometry` returned.
     """

@@ -2,6 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
@@ -15,44 +16,74 @@ from dss.shell.dual_shell import DualShell
 
 if TYPE_CHECKING:
     from dss.config import MeshConfig
-    from dss.fitting.samples import Samples
     from dss.geometry.distance import MeshDistance
     from dss.geometry.mesh import Mesh
 
-Geometry = dict[str, Tensor]  # what a field is built on and does not learn, by the names in its state dict
+# what a field is built on and does not learn, by the names in its state dict
+Geometry = dict[str, Tensor]
 CHUNK = 1 << 18  # points per evaluation: bounds memory
 
 
-class Field(nn.Module, ABC):
-    """A map from points (n, 3) float32 in the normalised frame to signed distances (n,), negative inside.
+@dataclass(frozen=True)
+class Samples:
+    """What a field learns from: points (n, 3) float32, owner (n,) int64, sdf (n,) float32."""
 
-    `shell` is None for a method that answers everywhere by itself. With a shell, `forward` is trusted in the
-    interlayer only, and `sdf` completes it to the whole space.
+    points: Tensor
+    owner: Tensor
+    sdf: Tensor
+
+    def __len__(self) -> int:
+        return len(self.points)
+
+    def __getitem__(self, index: Tensor) -> "Samples":
+        return Samples(self.points[index], self.owner[index], self.sdf[index])
+
+    def to(self, device: torch.device) -> "Samples":
+        return Samples(self.points.to(device), self.owner.to(device), self.sdf.to(device))
+
+
+class Field(nn.Module, ABC):
+    """A map from points (n, 3) float32 in the normalised frame to signed distances (n,), negative
+    inside.
+
+    `shell` is None for a method that answers everywhere by itself. With a shell, `forward` is
+    trusted in the interlayer only, and `sdf` completes it to the whole space.
 
     A method is one file: its settings, and a subclass made from `(settings, geometry)`.
     """
 
     Settings: ClassVar[type[Settings]] = Settings
-    geometry_keys: ClassVar[tuple[str, ...]] = ()  # names of the geometry's tensors, the same in the state dict
+    # names of the geometry's tensors, the same in the state dict
+    geometry_keys: ClassVar[tuple[str, ...]] = ()
 
     def __init__(self, shell: DualShell | None = None, owner_rule: str = "relative"):
         super().__init__()
         self.shell, self.owner_rule = shell, owner_rule
 
     @classmethod
-    def build_geometry(cls, mesh: "Mesh", distance: "MeshDistance", config: "MeshConfig") -> Geometry:
-        """What the field is built on and does not learn, such as a shell, taken from the mesh: tensors named `geometry_keys`."""
+    def build_geometry(
+        cls, mesh: "Mesh", distance: "MeshDistance", config: "MeshConfig"
+    ) -> Geometry:
+        """What the field is built on and does not learn, such as a shell, taken from the mesh:
+        tensors named `geometry_keys`."""
         return {}
 
     @classmethod
     def from_weights(cls, path: Path, settings: Settings, geometry: Geometry) -> "Field":
-        """The field that the method's authors stored in `path`. Raises InputError where that is not possible."""
-        raise InputError(f"{path}: {settings.method} has no weight files of other programs to import; leave out --weights")
+        """The field that the method's authors stored in `path`. Raises InputError where that is not
+        possible."""
+        raise InputError(
+            f"{path}: {settings.method} has no weight files of other programs to import; leave "
+            "out --weights"
+        )
 
     def to_weights(self, path: Path) -> None:
-        """Write the field as the method's authors store theirs. Raises InputError where there is no such format."""
+        """Write the field as the method's authors store theirs. Raises InputError where there is no
+        such format."""
         method = self.Settings.model_fields["method"].default
-        raise InputError(f"{path}: {method} has no weight files of other programs to export; leave out --weights")
+        raise InputError(
+            f"{path}: {method} has no weight files of other programs to export; leave out --weights"
+        )
 
     @property
     def device(self) -> torch.device:
@@ -61,20 +92,24 @@ class Field(nn.Module, ABC):
 
     @abstractmethod
     def forward(self, points: Tensor, owner: Tensor | None = None) -> Tensor:
-        """Raw prediction (n,), differentiable. `owner` (n,) int64 names each point's sphere; None lets the field choose."""
+        """Raw prediction (n,), differentiable. `owner` (n,) int64 names each point's sphere; None
+        lets the field choose."""
 
-    def loss(self, samples: "Samples", error: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
-        """What a step of the fit minimises; `error` maps predictions (n,) and true distances (n,) to a scalar."""
+    def loss(self, samples: Samples, error: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
+        """What a step of the fit minimises; `error` maps predictions (n,) and true distances (n,)
+        to a scalar."""
         return error(self(samples.points, samples.owner), samples.sdf)
 
     @torch.no_grad()
     def sdf(self, points: Tensor) -> Tensor:
-        """Total signed distance (n,) of points (n, 3): defined everywhere, with the right sign (docs/method.md, section 8)."""
+        """Total signed distance (n,) of points (n, 3): defined everywhere, with the right sign
+        (docs/method.md, section 8)."""
         part = self if self.shell is None else self._completed
         return torch.cat([part(chunk) for chunk in points.split(CHUNK)])
 
     def _completed(self, points: Tensor) -> Tensor:
-        """The prediction in the interlayer; inside an inner sphere and outside all outer ones, the shell's own bound."""
+        """The prediction in the interlayer; inside an inner sphere and outside all outer ones, the
+        shell's own bound."""
         owner = self.shell.owner(points, self.owner_rule)
         result = self.shell.inner_gap(points)
         interlayer = (owner >= 0) & (result >= 0)
@@ -84,8 +119,9 @@ class Field(nn.Module, ABC):
         return result
 
     def _beyond(self, points: Tensor) -> Tensor:
-        """Outside all outer spheres: the distance to them. No surface lies between a point and the nearest outer
-        sphere, so in a pocket deep inside the solid the prediction there has the right sign."""
+        """Outside all outer spheres: the distance to them. No surface lies between a point and the
+        nearest outer sphere, so in a pocket deep inside the solid the prediction there has the
+        right sign."""
         gap, nearest = self.shell.outer_gap(points)
         pocket = ~self.shell.exterior(points)
         center = self.shell.centers[nearest[pocket]]

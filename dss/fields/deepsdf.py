@@ -1,5 +1,5 @@
-"""DeepSDF's network for one shape (Park et al. 2019, arXiv 1901.05103), as it is fitted to oriented point clouds: without a
-latent vector, with one PReLU for all layers."""
+"""DeepSDF's network for one shape (Park et al. 2019, arXiv 1901.05103), as it is fitted to oriented
+point clouds: without a latent vector, with one PReLU for all layers."""
 
 from typing import Annotated, Literal
 
@@ -19,8 +19,12 @@ ACTIVATIONS = {"prelu": nn.PReLU, "silu": nn.SiLU}
 class DeepSdfSettings(Settings):
     method: Literal["deepsdf"] = "deepsdf"
     width: Count = 512  # of each hidden layer
-    dropout: Annotated[NonNegative, Le(0.9)] = 0.1  # share of the hidden units left out of a step; 0: none
-    activation: Literal["prelu", "silu"] = "prelu"  # prelu: one slope for all layers; silu: smooth between the points
+    dropout: Annotated[NonNegative, Le(0.9)] = (
+        0.1  # share of the hidden units left out of a step; 0: none
+    )
+    activation: Literal["prelu", "silu"] = (
+        "prelu"  # prelu: one slope for all layers; silu: smooth between the points
+    )
 
 
 class DeepSdfField(Field):
@@ -31,11 +35,19 @@ class DeepSdfField(Field):
     def __init__(self, settings: DeepSdfSettings, geometry: Geometry):
         super().__init__()
         self.settings = settings
-        widths = [settings.width - 3 if number == JOIN else settings.width for number in range(1, HIDDEN + 1)]
+        widths = [
+            settings.width - 3 if number == JOIN else settings.width
+            for number in range(1, HIDDEN + 1)
+        ]
         inputs = [3] + [settings.width] * (HIDDEN - 1)
-        self.hidden = nn.ModuleList(weight_norm(nn.Linear(*pair)) for pair in zip(inputs, widths, strict=True))
+        self.hidden = nn.ModuleList(
+            weight_norm(nn.Linear(*pair)) for pair in zip(inputs, widths, strict=True)
+        )
         self.last = nn.Linear(settings.width, 1)
-        self.activation, self.dropout = ACTIVATIONS[settings.activation](), nn.Dropout(settings.dropout)
+        self.activation, self.dropout = (
+            ACTIVATIONS[settings.activation](),
+            nn.Dropout(settings.dropout),
+        )
 
     def forward(self, points: Tensor, owner: Tensor | None = None) -> Tensor:
         x = points

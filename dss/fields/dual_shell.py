@@ -1,4 +1,5 @@
-"""The method this project exists for: one MLP in the interlayer, with a latent vector per sphere (docs/method.md, section 5)."""
+"""The method this project exists for: one MLP in the interlayer, with a latent vector per sphere
+(docs/method.md, section 5)."""
 
 from typing import TYPE_CHECKING, Literal
 
@@ -20,7 +21,9 @@ ACTIVATIONS = {"leaky_relu": lambda: nn.LeakyReLU(0.1), "silu": nn.SiLU}
 
 class DualShellSettings(Settings):
     method: Literal["dual_shell"] = "dual_shell"
-    owner: Literal["smallest", "relative"] = "relative"  # the sphere that answers for a point, see DualShell.owner
+    owner: Literal["smallest", "relative"] = (
+        "relative"  # the sphere that answers for a point, see DualShell.owner
+    )
     latent: Count = 32  # floats per sphere
     layers: Count = 2  # hidden layers
     width: Count = 128  # of each hidden layer
@@ -28,16 +31,18 @@ class DualShellSettings(Settings):
     base_frequency: Positive = 1.0  # of the lowest octave, radians per unit of the offset
     local: bool = True  # divide the offset from the centre by the outer radius
     activation: Literal["leaky_relu", "silu"] = "silu"  # of the hidden layers
-    output: Literal["tanh", "radial"] = "radial"  # the paper's bounded output, or thicknesses from the middle of the layer
+    output: Literal["tanh", "radial"] = (
+        "radial"  # the paper's bounded output, or thicknesses from the middle of the layer
+    )
 
 
 class DualShellField(Field):
     """f(x) = MLP([latent of the owner, positional encoding of the offset from its centre]).
 
     `local`: the offset is divided by the outer radius, so that every sphere sees the unit ball.
-    `output`: `tanh` as in the paper, or `radial`: the network answers in units of the shell's thickness, from the sphere
-    midway between inner and outer on, whose distance is near the truth already and has slope 1.
-    Points that no outer sphere contains are answered by the nearest one.
+    `output`: `tanh` as in the paper, or `radial`: the network answers in units of the shell's
+    thickness, from the sphere midway between inner and outer on, whose distance is near the truth
+    already and has slope 1. Points that no outer sphere contains are answered by the nearest one.
     """
 
     Settings = DualShellSettings
@@ -48,15 +53,26 @@ class DualShellField(Field):
         super().__init__(shell, settings.owner)
         self.settings = settings
         self.latents = nn.Parameter(torch.rand(len(shell), settings.latent))
-        self.register_buffer("frequencies", settings.base_frequency * 2.0 ** torch.arange(settings.octaves), persistent=False)
+        self.register_buffer(
+            "frequencies",
+            settings.base_frequency * 2.0 ** torch.arange(settings.octaves),
+            persistent=False,
+        )
         widths = [settings.latent + 6 * settings.octaves] + [settings.width] * settings.layers
         activation = ACTIVATIONS[settings.activation]
-        hidden = [layer for pair in zip(widths, widths[1:], strict=False) for layer in (nn.Linear(*pair), activation())]
+        hidden = [
+            layer
+            for pair in zip(widths, widths[1:], strict=False)
+            for layer in (nn.Linear(*pair), activation())
+        ]
         self.mlp = nn.Sequential(*hidden, nn.Linear(settings.width, 1))
 
     @classmethod
-    def build_geometry(cls, mesh: "Mesh", distance: "MeshDistance", config: "MeshConfig") -> Geometry:
-        """The dual shell of the configured key spheres, its enclosure certified for every triangle."""
+    def build_geometry(
+        cls, mesh: "Mesh", distance: "MeshDistance", config: "MeshConfig"
+    ) -> Geometry:
+        """The dual shell of the configured key spheres, its enclosure certified for every
+        triangle."""
         from dss.shell.certify import build_shell
         from dss.shell.cover import cover
         from dss.shell.farthest import farthest
@@ -77,25 +93,41 @@ class DualShellField(Field):
         if self.settings.local:
             offset = offset / self.shell.outer_radii[owner, None]
         phase = (offset[:, :, None] * self.frequencies).flatten(1)
-        output = self.mlp(torch.cat([nn.functional.embedding(owner, self.latents), phase.sin(), phase.cos()], 1))[:, 0]
+        output = self.mlp(
+            torch.cat([nn.functional.embedding(owner, self.latents), phase.sin(), phase.cos()], 1)
+        )[:, 0]
         if self.settings.output == "tanh":
             return output.tanh()
         middle = 0.5 * (self.shell.inner_radii + self.shell.outer_radii)[owner]
         return radius - middle + output * self.shell.thickness[owner]
 
     def gradient(self, points: Tensor) -> Tensor:
-        return ops.shell_field(self.shell.packed, self.network(), points, self._nearest(points), gradient=True)[1]
+        return ops.shell_field(
+            self.shell.packed, self.network(), points, self._nearest(points), gradient=True
+        )[1]
 
     @torch.no_grad()
     def network(self) -> ops.Network:
-        """The MLP as the operators take it: a latent only enters the first layer, and becomes a bias of its own there."""
-        settings, (first, *rest) = self.settings, [layer for layer in self.mlp if isinstance(layer, nn.Linear)]
+        """The MLP as the operators take it: a latent only enters the first layer, and becomes a
+        bias of its own there."""
+        settings, (first, *rest) = (
+            self.settings,
+            [layer for layer in self.mlp if isinstance(layer, nn.Linear)],
+        )
         with torch.autocast(self.latents.device.type, enabled=False):
             table = torch.addmm(first.bias, self.latents, first.weight[:, : settings.latent].T)
-        weights = [first.weight[:, settings.latent :], *(parameter for layer in rest for parameter in (layer.weight, layer.bias))]
+        weights = [
+            first.weight[:, settings.latent :],
+            *(parameter for layer in rest for parameter in (layer.weight, layer.bias)),
+        ]
         options = (settings.local, settings.activation == "silu", settings.output == "radial")
         sizes = (settings.layers, settings.width, settings.octaves, *options)
-        return ops.Network(table, torch.cat([weight.flatten() for weight in weights]), sizes, settings.base_frequency)
+        return ops.Network(
+            table,
+            torch.cat([weight.flatten() for weight in weights]),
+            sizes,
+            settings.base_frequency,
+        )
 
     def _nearest(self, points: Tensor) -> Tensor:
         """Owners (n,) of points, outside all outer spheres the nearest one."""
@@ -104,7 +136,8 @@ class DualShellField(Field):
 
     def _completed(self, points: Tensor) -> Tensor:
         result = ops.shell_sdf(self.shell.packed, self.network(), points, self.owner_rule)
-        doubtful = (result < 0).nonzero()[:, 0]  # the sign outside all outer spheres is the prediction's, and may be wrong there
+        # the sign outside all outer spheres is the prediction's, and may be wrong there
+        doubtful = (result < 0).nonzero()[:, 0]
         result[doubtful] *= torch.where(self.shell.exterior(points[doubtful]), -1.0, 1.0)
         return result
 

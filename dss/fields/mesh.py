@@ -15,7 +15,8 @@ NEAR = 1e-4  # closer to the surface than this, the offset from it is too short 
 
 
 class MeshField(Field):
-    """The exact signed distance of a mesh, everywhere, with or without a shell around it. Not differentiable by autograd."""
+    """The exact signed distance of a mesh, everywhere, with or without a shell around it. Not
+    differentiable by autograd."""
 
     def __init__(self, distance: "MeshDistance", shell: DualShell | None = None):
         super().__init__(shell)
@@ -29,8 +30,11 @@ class MeshField(Field):
         return self.distance.sdf(points)
 
     def gradient(self, points: Tensor) -> Tensor:
-        """Gradient (n, 3) of the distance: away from the closest surface point, on the surface the face's normal."""
+        """Gradient (n, 3) of the distance: away from the closest surface point, on the surface the
+        face's normal."""
         closest, face = self.distance.closest(points)
         offset = points - closest
-        away = torch.nn.functional.normalize(offset, dim=1) * self.distance.sdf(points).sign()[:, None]
+        away = (
+            torch.nn.functional.normalize(offset, dim=1) * self.distance.sdf(points).sign()[:, None]
+        )
         return torch.where((offset.norm(dim=1) > NEAR)[:, None], away, self.distance.normals[face])

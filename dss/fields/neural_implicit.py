@@ -1,4 +1,5 @@
-"""Neural Implicit: the weights of one small MLP are the shape (Davies et al. 2020, arXiv 2009.09808)."""
+"""Neural Implicit: the weights of one small MLP are the shape (Davies et al. 2020, arXiv
+2009.09808)."""
 
 from collections.abc import Iterator
 from itertools import pairwise
@@ -26,7 +27,8 @@ class NeuralImplicitSettings(Settings):
 
 
 class NeuralImplicitField(Field):
-    """f(x) = tanh(MLP(x)) on the whole cube, initialised as Keras does: Glorot uniform kernels, zero biases."""
+    """f(x) = tanh(MLP(x)) on the whole cube, initialised as Keras does: Glorot uniform kernels,
+    zero biases."""
 
     Settings = NeuralImplicitSettings
 
@@ -34,7 +36,11 @@ class NeuralImplicitField(Field):
         super().__init__()
         self.settings = settings
         widths = [3] + [settings.width] * settings.layers
-        hidden = [part for pair in pairwise(widths) for part in (nn.Linear(*pair), ACTIVATIONS[settings.activation]())]
+        hidden = [
+            part
+            for pair in pairwise(widths)
+            for part in (nn.Linear(*pair), ACTIVATIONS[settings.activation]())
+        ]
         self.mlp = nn.Sequential(*hidden, nn.Linear(settings.width, 1), nn.Tanh())
         for layer in self._dense():
             nn.init.xavier_uniform_(layer.weight)
@@ -50,22 +56,50 @@ class NeuralImplicitField(Field):
         return {"mlp": sum(parameter.nbytes for parameter in self.mlp.parameters())}
 
     @classmethod
-    def from_weights(cls, path: Path, settings: NeuralImplicitSettings, geometry: Geometry) -> "NeuralImplicitField":
-        """The network in a Keras .h5 weight file. Raises InputError where it is damaged, or has other layers than `settings`."""
+    def from_weights(
+        cls, path: Path, settings: NeuralImplicitSettings, geometry: Geometry
+    ) -> "NeuralImplicitField":
+        """The network in a Keras .h5 weight file. Raises InputError where it is damaged, or has
+        other layers than `settings`."""
         field = cls(settings, geometry)
-        expected = [shape for layer in field._dense() for shape in (layer.weight.T.shape, layer.bias.shape)]
+        expected = [
+            shape for layer in field._dense() for shape in (layer.weight.T.shape, layer.bias.shape)
+        ]
         try:
             with h5py.File(path) as file:
                 datasets = list(_datasets(file))
                 shapes = [dataset.shape for dataset in datasets]
-                arrays = [torch.from_numpy(dataset.astype(np.float32)[()]) for dataset in datasets] if shapes == expected else []
-        except (OSError, KeyError, AttributeError, TypeError, ValueError, RuntimeError) as error:  # as h5py has it
-            raise InputError(f"{path}: not a Keras weight file (.h5), or damaged ({error}); get the file again") from error
+                arrays = (
+                    [torch.from_numpy(dataset.astype(np.float32)[()]) for dataset in datasets]
+                    if shapes == expected
+                    else []
+                )
+        # as h5py has it
+        except (
+            OSError,
+            KeyError,
+            AttributeError,
+            TypeError,
+            ValueError,
+            RuntimeError,
+        ) as error:
+            raise InputError(
+                f"{path}: not a Keras weight file (.h5), or damaged ({error}); get the file again"
+            ) from error
         if shapes != expected:
-            found, wanted = (" ".join("x".join(map(str, shape)) for shape in each) or "no arrays" for each in (shapes, expected))
-            raise InputError(f"{path}: holds {found}, not {wanted}; set field.layers and field.width to those of the file")
+            found, wanted = (
+                " ".join("x".join(map(str, shape)) for shape in each) or "no arrays"
+                for each in (shapes, expected)
+            )
+            raise InputError(
+                f"{path}: holds {found}, not {wanted}; set field.layers and field.width to those "
+                "of the file"
+            )
         if not all(array.isfinite().all() for array in arrays):
-            raise InputError(f"{path}: holds weights that are NaN or infinite; its fit has failed, choose another file")
+            raise InputError(
+                f"{path}: holds weights that are NaN or infinite; its fit has failed, choose "
+                "another file"
+            )
         with torch.no_grad():
             for layer, kernel, bias in zip(field._dense(), arrays[::2], arrays[1::2], strict=True):
                 layer.weight.copy_(kernel.T)
@@ -76,7 +110,9 @@ class NeuralImplicitField(Field):
         """Write the network as Keras' `save_weights` does, for the authors' mesher and renderer."""
         with replacing(path) as temporary, h5py.File(temporary, "w") as file:
             names = ["dense", *(f"dense_{number}" for number in range(1, len(self._dense())))]
-            file.attrs.update(backend="tensorflow", keras_version="2.2.4-tf", layer_names=np.array(names, "S"))
+            file.attrs.update(
+                backend="tensorflow", keras_version="2.2.4-tf", layer_names=np.array(names, "S")
+            )
             for name, layer in zip(names, self._dense(), strict=True):
                 parts = {f"{name}/kernel:0": layer.weight.T, f"{name}/bias:0": layer.bias}
                 group = file.create_group(name)
@@ -86,8 +122,9 @@ class NeuralImplicitField(Field):
 
 
 def _datasets(file: h5py.File) -> Iterator[h5py.Dataset]:
-    """Kernel and bias of layer after layer. The order is that of the attribute: the groups' own is alphabetical, and puts
-    dense_10 before dense_2. Layers without weights, such as the input, have empty groups."""
+    """Kernel and bias of layer after layer. The order is that of the attribute: the groups' own is
+    alphabetical, and puts dense_10 before dense_2. Layers without weights, such as the input, have
+    empty groups."""
     for layer in file.attrs["layer_names"]:
         group = file[layer]
         for name in group.attrs["weight_names"]:

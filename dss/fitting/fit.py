@@ -1,4 +1,5 @@
-"""The training loop, the same for every field: samples in, fitted field out, resumable to the same result."""
+"""The training loop, the same for every field: samples in, fitted field out, resumable to the same
+result."""
 
 import math
 from collections.abc import Callable
@@ -18,22 +19,25 @@ from dss.checkpoint import (
 from dss.config import FitSettings, MeshConfig
 from dss.errors import InputError
 from dss.fields import Field, build
-from dss.fields.base import CHUNK, Geometry
+from dss.fields.base import CHUNK, Geometry, Samples
 from dss.fitting.losses import mean_error
-from dss.fitting.samples import Samples
 
 WARM_UP = 0.02  # share of the fit over which the cosine schedule rises from zero
-DROPS, DROP = (0.4, 0.5), 0.1  # shares of the fit at which `steps` multiplies the learning rate (DeepSDF)
-# A field may have one sign on all held-out samples for this many epochs, or for this share of the fit.
+# shares of the fit at which `steps` multiplies the learning rate (DeepSDF)
+DROPS, DROP = ((0.4, 0.5), 0.1)
+# A field may have one sign on all held-out samples for this many epochs, or for this share of the
+# fit.
 MIN_PATIENCE, PATIENCE = 3, 0.1
 # Constants of the paper's code (docs/method.md, section 6).
 PLATEAU = {"cooldown": 5, "threshold": 1e-4, "threshold_mode": "abs", "min_lr": 1e-6}
 
-Report = Callable[[int, Field, dict[str, float]], None]  # (epochs done, field, scalars), after every epoch
+# (epochs done, field, scalars), after every epoch
+Report = Callable[[int, Field, dict[str, float]], None]
 
 
 class Rounds:
-    """The rounds of samples on the device, each parted into samples to learn and samples held out."""
+    """The rounds of samples on the device, each parted into samples to learn and samples held
+    out."""
 
     def __init__(self, config: MeshConfig, rounds: list[Samples], device: torch.device):
         self.config, self.rounds, self.device = config, rounds, device
@@ -43,29 +47,40 @@ class Rounds:
         """What the epoch learns, and what is held out. Only the last round stays on the device."""
         number = min(epoch // self.config.fit.resample, len(self.rounds) - 1)
         if number != self.number:
-            # The same points of a cloud are held out of all rounds; else every round has its own split.
+            # The same points of a cloud are held out of all rounds; else every round has its own
+            # split.
             by_owner = self.config.samples.method == "oriented"
             seed = self.config.seed + (0 if by_owner else number)
             samples = self.rounds[number].to(self.device)
-            self.number, self.parts = number, split(samples, self.config.fit.holdout, seed, by_owner)
+            self.number, self.parts = (
+                number,
+                split(samples, self.config.fit.holdout, seed, by_owner),
+            )
         return self.parts
 
 
 class Training:
-    """A field with its optimisers and schedule, at some epoch of some attempt: all that a checkpoint holds."""
+    """A field with its optimisers and schedule, at some epoch of some attempt: all that a
+    checkpoint holds."""
 
-    def __init__(self, config: MeshConfig, geometry: Geometry, device: torch.device, attempt: int = 0):
+    def __init__(
+        self, config: MeshConfig, geometry: Geometry, device: torch.device, attempt: int = 0
+    ):
         torch.manual_seed(config.seed + 1000 * attempt)
         self.config, self.seed, self.device = config.fit, config.seed, device
         self.attempt, self.epoch = attempt, 0
         self.field = build(config.field, geometry).to(device)
         self.optimizers = make_optimizers(self.field, config.fit)
         self.plateau = torch.optim.lr_scheduler.ReduceLROnPlateau(
-            self.optimizers[0], factor=config.fit.plateau_factor, patience=config.fit.plateau_patience, **PLATEAU
+            self.optimizers[0],
+            factor=config.fit.plateau_factor,
+            patience=config.fit.plateau_patience,
+            **PLATEAU,
         )
 
     def run_epoch(self, rounds: Rounds) -> dict[str, float]:
-        """One pass over the epoch's samples in an order that depends on seed, attempt and epoch; returns its scalars."""
+        """One pass over the epoch's samples in an order that depends on seed, attempt and epoch;
+        returns its scalars."""
         samples, holdout = rounds.at(self.epoch)
         seed = self.seed + 1000 * self.attempt + 1_000_000 * self.epoch
         generator = torch.Generator(self.device).manual_seed(seed)
@@ -86,7 +101,10 @@ class Training:
             total += loss.detach() * len(batch)
         self.field.eval()
         self.epoch += 1
-        scalars = {"loss": total.item() / len(samples), "lr": self.optimizers[0].param_groups[0]["lr"]}
+        scalars = {
+            "loss": total.item() / len(samples),
+            "lr": self.optimizers[0].param_groups[0]["lr"],
+        }
         if not math.isfinite(scalars["loss"]):
             return scalars | {"error": scalars["loss"], "crossing": False}
         return scalars | self._monitor(holdout)
@@ -116,7 +134,8 @@ class Training:
                 group["lr"] = lr * group["ratio"]
 
     def save(self, path: Path) -> None:
-        """Write the resumable state: parameters, the optimisers' moments, schedule, epoch and attempt."""
+        """Write the resumable state: parameters, the optimisers' moments, schedule, epoch and
+        attempt."""
         tensors = with_prefix("field", self.field.state_dict())
         for number, optimizer in enumerate(self.optimizers):
             tensors |= with_prefix(f"optimizer.{number}", optimizer_tensors(optimizer))
@@ -124,7 +143,9 @@ class Training:
         save_tensors(path, tensors, about)
 
     @staticmethod
-    def load(path: Path, config: MeshConfig, geometry: Geometry, device: torch.device) -> "Training":
+    def load(
+        path: Path, config: MeshConfig, geometry: Geometry, device: torch.device
+    ) -> "Training":
         """Read what `save` wrote. Raises InputError where the file is damaged."""
         tensors, about = load_tensors(path)
         training = Training(config, geometry, device, about["attempt"])
@@ -145,11 +166,13 @@ def fit(
     state_path: Path,
     report: Report,
 ) -> Field:
-    """Fit the configured field, built on `geometry`, to `rounds` of samples, one round per `fit.resample` epochs.
+    """Fit the configured field, built on `geometry`, to `rounds` of samples, one round per
+    `fit.resample` epochs.
 
-    Resumes from `state_path` where it exists, and writes it every `fit.checkpoint` epochs. Begins with the best of
-    `fit.starts` initialisations. Starts afresh, at most `fit.restarts` times, after a loss that is not finite or where
-    the field has one sign on all held-out samples; then raises InputError.
+    Resumes from `state_path` where it exists, and writes it every `fit.checkpoint` epochs. Begins
+    with the best of `fit.starts` initialisations. Starts afresh, at most `fit.restarts` times,
+    after a loss that is not finite or where the field has one sign on all held-out samples; then
+    raises InputError.
     """
     settings, parts = config.fit, Rounds(config, rounds, device)
     if state_path.is_file():
@@ -169,14 +192,18 @@ def fit(
             if attempt == settings.starts + settings.restarts:
                 what = "the field has no surface" if finite else "the loss is not finite"
                 raise InputError(
-                    f"epoch {training.epoch}: {what}, also after {settings.restarts} restarts; lower fit.lr"
+                    f"epoch {training.epoch}: {what}, also after {settings.restarts} restarts; "
+                    "lower fit.lr"
                 )
             training = Training(config, geometry, device, attempt)
     return training.field
 
 
-def _best_start(config: MeshConfig, geometry: Geometry, rounds: Rounds, device: torch.device) -> Training:
-    """The initialisation that is best after `fit.start_epochs`: one with a surface, then the least held-out error."""
+def _best_start(
+    config: MeshConfig, geometry: Geometry, rounds: Rounds, device: torch.device
+) -> Training:
+    """The initialisation that is best after `fit.start_epochs`: one with a surface, then the least
+    held-out error."""
     starts = [Training(config, geometry, device, attempt) for attempt in range(config.fit.starts)]
     epochs = min(config.fit.start_epochs, config.fit.epochs - 1)
     if len(starts) == 1 or epochs == 0:
@@ -190,7 +217,8 @@ def _best_start(config: MeshConfig, geometry: Geometry, rounds: Rounds, device: 
 
 
 def make_optimizers(field: Field, settings: FitSettings) -> list[torch.optim.Optimizer]:
-    """Adam for every parameter; with `muon`, Muon for the hidden matrices instead (Jordan et al. 2024).
+    """Adam for every parameter; with `muon`, Muon for the hidden matrices instead (Jordan et al.
+    2024).
 
     A group's `ratio` multiplies the scheduled learning rate.
     """
@@ -199,7 +227,10 @@ def make_optimizers(field: Field, settings: FitSettings) -> list[torch.optim.Opt
     for name, parameter in field.named_parameters():
         hidden = muon and parameter.ndim == 2 and len(parameter) > 1
         (latents if name == "latents" else matrices if hidden else rest).append(parameter)
-    groups = [{"params": rest, "ratio": 1.0}, {"params": latents, "ratio": settings.latent_lr_ratio}]
+    groups = [
+        {"params": rest, "ratio": 1.0},
+        {"params": latents, "ratio": settings.latent_lr_ratio},
+    ]
     groups = [group | {"lr": settings.lr * group["ratio"]} for group in groups if group["params"]]
     result = [torch.optim.AdamW(groups, weight_decay=settings.weight_decay, fused=True)]
     if matrices:
@@ -209,13 +240,18 @@ def make_optimizers(field: Field, settings: FitSettings) -> list[torch.optim.Opt
     return result
 
 
-def split(samples: Samples, share: float, seed: int, by_owner: bool = False) -> tuple[Samples, Samples]:
-    """Part `samples` at random into those to learn and a `share` held out, the same for the same seed.
+def split(
+    samples: Samples, share: float, seed: int, by_owner: bool = False
+) -> tuple[Samples, Samples]:
+    """Part `samples` at random into those to learn and a `share` held out, the same for the same
+    seed.
 
     `by_owner`: all samples of an owner go the same way.
     """
     count = int(samples.owner.max()) + 1 if by_owner else len(samples)
-    order = torch.randperm(count, generator=torch.Generator().manual_seed(seed)).to(samples.points.device)
+    order = torch.randperm(count, generator=torch.Generator().manual_seed(seed)).to(
+        samples.points.device
+    )
     size = max(1, round(share * count))
     kept, out = order[size:], order[:size]
     if by_owner:
@@ -225,7 +261,8 @@ def split(samples: Samples, share: float, seed: int, by_owner: bool = False) -> 
 
 
 def cosine(progress: float) -> float:
-    """The learning rate's factor at `progress` in [0, 1]: a short linear rise, then half a cosine down to zero."""
+    """The learning rate's factor at `progress` in [0, 1]: a short linear rise, then half a cosine
+    down to zero."""
     return min(1.0, progress / WARM_UP) * 0.5 * (1 + math.cos(math.pi * progress))
 
 

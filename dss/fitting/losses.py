@@ -9,7 +9,9 @@ MIN_WEIGHT = 0.05  # of a sample far from the surface, where the fit has a band
 LOSSES = {
     "l1": lambda predicted, true: (predicted - true).abs(),
     "l2": lambda predicted, true: (predicted - true).square(),
-    "clamp": lambda predicted, true: (predicted.clamp(-CLAMP, CLAMP) - true.clamp(-CLAMP, CLAMP)).abs(),
+    "clamp": lambda predicted, true: (
+        predicted.clamp(-CLAMP, CLAMP) - true.clamp(-CLAMP, CLAMP)
+    ).abs(),
     "weighted": lambda predicted, true: (predicted - true).abs() * torch.exp(-FOCUS * true.abs()),
 }
 

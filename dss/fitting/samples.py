@@ -1,6 +1,6 @@
-"""Training samples: points with the sphere that learns them and their signed distance (docs/method.md, section 4)."""
+"""Training samples: points with the sphere that learns them and their signed distance
+(docs/method.md, section 4)."""
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -10,6 +10,7 @@ from torch import Tensor
 
 from dss.config import SamplesSettings
 from dss.errors import InputError
+from dss.fields.base import Samples
 from dss.shell.dual_shell import DualShell
 
 if TYPE_CHECKING:  # the machine that fits may lack Warp and trimesh
@@ -17,59 +18,58 @@ if TYPE_CHECKING:  # the machine that fits may lack Warp and trimesh
     from dss.geometry.mesh import Mesh
     from dss.geometry.points import PointCloud
 
-PROBE = 3**0.5 / 192  # the paper enlarges the outer spheres by this, so that its finite differences stay inside
+# the paper enlarges the outer spheres by this, so that its finite differences stay inside
+PROBE = 3**0.5 / 192
 IMPORTANCE = 100.0  # the paper draws its importance samples with the weights exp(-IMPORTANCE |sdf|)
 MIN_SAMPLES = 500  # per sphere
 ON_SPHERE = 300  # samples per sphere exactly on its (enlarged) outer radius
 NEGLIGIBLE = 15.0  # beyond exp(-NEGLIGIBLE) a weight is not worth a distance
 SIDE_NEIGHBOURS = 8  # points that say on which side of the surface a far sample is
-INTERLAYER_SHARE = 0.25  # `partition`: share of the samples that is uniform in the interlayer; the rest is near the surface
-
-
-@dataclass(frozen=True)
-class Samples:
-    """points (n, 3) float32, owner (n,) int64, sdf (n,) float32."""
-
-    points: Tensor
-    owner: Tensor
-    sdf: Tensor
-
-    def __len__(self) -> int:
-        return len(self.points)
-
-    def __getitem__(self, index: Tensor) -> "Samples":
-        return Samples(self.points[index], self.owner[index], self.sdf[index])
-
-    def to(self, device: torch.device) -> "Samples":
-        return Samples(self.points.to(device), self.owner.to(device), self.sdf.to(device))
+# `partition`: share of the samples that is uniform in the interlayer; the rest is near the surface
+INTERLAYER_SHARE = 0.25
 
 
 def draw_samples(
-    mesh: "Mesh", distance: "MeshDistance", shell: DualShell | None, config: SamplesSettings, owner_rule: str, seed: int
+    mesh: "Mesh",
+    distance: "MeshDistance",
+    shell: DualShell | None,
+    config: SamplesSettings,
+    owner_rule: str,
+    seed: int,
 ) -> Samples:
     """One round of samples, the same for the same seed.
 
-    `pairs`: as in the paper, every sphere that contains a point learns it. `partition`: each point has one owner, by
-    `owner_rule`. `importance`: in the cube, the denser the nearer to the surface (Neural Implicit, Key Spheres); owners are -1.
-    `near`: on the surface, near it, and in the cube (NGLOD); owners are -1.
+    `pairs`: as in the paper, every sphere that contains a point learns it. `partition`: each point
+    has one owner, by `owner_rule`. `importance`: in the cube, the denser the nearer to the surface
+    (Neural Implicit, Key Spheres); owners are -1. `near`: on the surface, near it, and in the cube
+    (NGLOD); owners are -1.
     """
     if shell is None and config.method in ("pairs", "partition"):
-        raise InputError(f"samples.method={config.method}: needs a field with a shell; choose another method of sampling")
+        raise InputError(
+            f"samples.method={config.method}: needs a field with a shell; choose another method "
+            "of sampling"
+        )
     generator = np.random.default_rng(seed)
-    draw = {"pairs": _pairs, "partition": _partition, "importance": _importance, "near": _near}[config.method]
+    draw = {"pairs": _pairs, "partition": _partition, "importance": _importance, "near": _near}[
+        config.method
+    ]
     return draw(mesh, distance, shell, config, owner_rule, generator)
 
 
-def oriented_samples(cloud: "PointCloud", count: int, spread: float, uniform_share: float, seed: int) -> Samples:
-    """`count` samples per point of a cloud, each moved along the point's normal by a number of N(0, spread).
+def oriented_samples(
+    cloud: "PointCloud", count: int, spread: float, uniform_share: float, seed: int
+) -> Samples:
+    """`count` samples per point of a cloud, each moved along the point's normal by a number of N(0,
+    spread).
 
-    A sample learns the signed distance to the tangent plane at the point nearest to it. Where that is the point it came
-    from, the distance is the offset; beside folds and thin parts the offset would be too large. Its `owner` is the point that
-    it came from.
+    A sample learns the signed distance to the tangent plane at the point nearest to it. Where that
+    is the point it came from, the distance is the offset; beside folds and thin parts the offset
+    would be too large. Its `owner` is the point that it came from.
 
-    As many as `uniform_share` of these are drawn in the cube besides, so that no surface appears far from the points. Of
-    them, those beyond the reach of the offsets, 3 `spread`, are kept. They belong to the nearest point, and learn the
-    distance to it (too large by little there) with the sign that most of the planes of their neighbours give.
+    As many as `uniform_share` of these are drawn in the cube besides, so that no surface appears
+    far from the points. Of them, those beyond the reach of the offsets, 3 `spread`, are kept. They
+    belong to the nearest point, and learn the distance to it (too large by little there) with the
+    sign that most of the planes of their neighbours give.
     """
     generator, tree = np.random.default_rng(seed), cKDTree(cloud.points)
     offset = generator.normal(0, spread, (len(cloud.points), count, 1))
@@ -88,9 +88,15 @@ def oriented_samples(cloud: "PointCloud", count: int, spread: float, uniform_sha
 
 
 def _pairs(
-    mesh: "Mesh", distance: "MeshDistance", shell: DualShell, config: SamplesSettings, _rule: str, generator: np.random.Generator
+    mesh: "Mesh",
+    distance: "MeshDistance",
+    shell: DualShell,
+    config: SamplesSettings,
+    _rule: str,
+    generator: np.random.Generator,
 ) -> Samples:
-    """The paper's three techniques; every sphere whose enlarged outer ball contains a point learns it."""
+    """The paper's three techniques; every sphere whose enlarged outer ball contains a point learns
+    it."""
     reach = shell.outer_radii + PROBE
     enlarged = DualShell(shell.centers, shell.inner_radii, reach)
 
@@ -110,32 +116,54 @@ def _pairs(
     missing = (MIN_SAMPLES - torch.bincount(owner, minlength=len(shell))).clamp(min=0)
     extra_owner = torch.arange(len(shell)).repeat_interleave(missing + ON_SPHERE)
     on_sphere = torch.cat([torch.arange(int(count) + ON_SPHERE) >= count for count in missing])
-    radius = shell.inner_radii[extra_owner] + _tensor(generator.random(len(extra_owner))) * (reach - shell.inner_radii)[extra_owner]
+    radius = (
+        shell.inner_radii[extra_owner]
+        + _tensor(generator.random(len(extra_owner))) * (reach - shell.inner_radii)[extra_owner]
+    )
     radius = torch.where(on_sphere, reach[extra_owner], radius)
     extra = shell.centers[extra_owner] + radius[:, None] * _directions(len(extra_owner), generator)
-    return Samples(torch.cat([points[item], extra]), torch.cat([owner, extra_owner]), torch.cat([sdf[item], distance.sdf(extra)]))
+    return Samples(
+        torch.cat([points[item], extra]),
+        torch.cat([owner, extra_owner]),
+        torch.cat([sdf[item], distance.sdf(extra)]),
+    )
 
 
 def _partition(
-    mesh: "Mesh", distance: "MeshDistance", shell: DualShell, config: SamplesSettings, rule: str, generator: np.random.Generator
+    mesh: "Mesh",
+    distance: "MeshDistance",
+    shell: DualShell,
+    config: SamplesSettings,
+    rule: str,
+    generator: np.random.Generator,
 ) -> Samples:
-    """Every point has the one owner that will answer for it: mostly surface points moved by a fraction of the shell's
-    thickness there, the rest uniform in the interlayer."""
+    """Every point has the one owner that will answer for it: mostly surface points moved by a
+    fraction of the shell's thickness there, the rest uniform in the interlayer."""
     volume = _interlayer_points(shell, round(config.count * INTERLAYER_SHARE), rule, generator)
     near = torch.empty(0, 3)
     while len(near) < config.count - len(volume):  # those that left the interlayer are drawn again
         surface = _surface(mesh, config.count - len(volume) - len(near), generator)
         thickness = shell.thickness[shell.owner(surface, rule)]
-        moved = surface + config.spread * thickness[:, None] * _tensor(generator.standard_normal(surface.shape))
-        near = torch.cat([near, moved[(shell.outer_gap(moved)[0] < 0) & (shell.inner_gap(moved) > 0)]])
+        moved = surface + config.spread * thickness[:, None] * _tensor(
+            generator.standard_normal(surface.shape)
+        )
+        near = torch.cat(
+            [near, moved[(shell.outer_gap(moved)[0] < 0) & (shell.inner_gap(moved) > 0)]]
+        )
     points = torch.cat([near, volume])
     return Samples(points, shell.owner(points, rule), distance.sdf(points))
 
 
 def _importance(
-    mesh: "Mesh", distance: "MeshDistance", shell: DualShell | None, config: SamplesSettings, _rule: str, generator: np.random.Generator
+    mesh: "Mesh",
+    distance: "MeshDistance",
+    shell: DualShell | None,
+    config: SamplesSettings,
+    _rule: str,
+    generator: np.random.Generator,
 ) -> Samples:
-    """Points drawn, with replacement, from ten times as many uniform ones; and a share of the uniform ones themselves."""
+    """Points drawn, with replacement, from ten times as many uniform ones; and a share of the
+    uniform ones themselves."""
     reach = NEGLIGIBLE / config.focus
     pool = _tensor(2 * generator.random((10 * config.count, 3), np.float32) - 1)
     sdf = distance.sdf(pool, reach).cpu()
@@ -149,9 +177,15 @@ def _importance(
 
 
 def _near(
-    mesh: "Mesh", distance: "MeshDistance", shell: DualShell | None, config: SamplesSettings, _rule: str, generator: np.random.Generator
+    mesh: "Mesh",
+    distance: "MeshDistance",
+    shell: DualShell | None,
+    config: SamplesSettings,
+    _rule: str,
+    generator: np.random.Generator,
 ) -> Samples:
-    """Two fifths of the points on the surface, two fifths moved from it by N(0, spread) per axis, one fifth uniform in the cube."""
+    """Two fifths of the points on the surface, two fifths moved from it by N(0, spread) per axis,
+    one fifth uniform in the cube."""
     part = config.count // 5
     surface = _surface(mesh, 4 * part, generator)
     near = surface[2 * part :] + config.spread * _tensor(generator.standard_normal((2 * part, 3)))
@@ -161,14 +195,23 @@ def _near(
     return Samples(points, torch.full((len(points),), -1), sdf)
 
 
-def _interlayer_points(shell: DualShell, count: int, rule: str, generator: np.random.Generator) -> Tensor:
-    """About `count` points uniform in the interlayer: uniform in each sphere's own layer, kept where it is the owner."""
+def _interlayer_points(
+    shell: DualShell, count: int, rule: str, generator: np.random.Generator
+) -> Tensor:
+    """About `count` points uniform in the interlayer: uniform in each sphere's own layer, kept
+    where it is the owner."""
     low, high = shell.inner_radii.double() ** 3, shell.outer_radii.double() ** 3
     candidates = 1 << 16
     found = [torch.empty(0, 3)]
     while sum(map(len, found)) < count:
-        sphere = torch.from_numpy(generator.choice(len(shell), candidates, p=((high - low) / (high - low).sum()).numpy()))
-        radius = (low[sphere] + (high - low)[sphere] * torch.from_numpy(generator.random(candidates))).pow(1 / 3).float()
+        sphere = torch.from_numpy(
+            generator.choice(len(shell), candidates, p=((high - low) / (high - low).sum()).numpy())
+        )
+        radius = (
+            (low[sphere] + (high - low)[sphere] * torch.from_numpy(generator.random(candidates)))
+            .pow(1 / 3)
+            .float()
+        )
         points = shell.centers[sphere] + radius[:, None] * _directions(candidates, generator)
         found.append(points[(shell.owner(points, rule) == sphere) & (shell.inner_gap(points) > 0)])
     return torch.cat(found)[:count]
@@ -177,7 +220,9 @@ def _interlayer_points(shell: DualShell, count: int, rule: str, generator: np.ra
 def _surface(mesh: "Mesh", count: int, generator: np.random.Generator) -> Tensor:
     from dss.geometry.mesh import surface_samples
 
-    return _tensor(surface_samples(mesh.vertices, mesh.faces, count, int(generator.integers(2**32)))[0])
+    return _tensor(
+        surface_samples(mesh.vertices, mesh.faces, count, int(generator.integers(2**32)))[0]
+    )
 
 
 def _directions(count: int, generator: np.random.Generator) -> Tensor:

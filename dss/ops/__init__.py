@@ -34,7 +34,8 @@ class Shell(NamedTuple):
 
 
 class Network(NamedTuple):
-    """A field's network as the operators take it. kernels/network.h has the order of the weights."""
+    """A field's network as the operators take it. kernels/network.h has the order of the
+    weights."""
 
     table: Tensor  # (S, width) float32: what latent and bias add to the first layer, per sphere
     weights: Tensor  # (m,) float32
@@ -157,9 +158,7 @@ def shell_field(
     if not owner.is_cuda and len(owner):
         low, high, count = int(owner.min()), int(owner.max()), len(shell.spheres)
         if low < 0 or high >= count:
-            raise InputError(
-                f"shell_field: owner must be 0 to {count - 1}, got {low} to {high}"
-            )
+            raise InputError(f"shell_field: owner must be 0 to {count - 1}, got {low} to {high}")
     arguments = (*_network("shell_field", shell, network), points, owner, gradient)
     return _call("shell_field", shell.spheres, *arguments, plain=_too_large(network))
 
@@ -173,7 +172,11 @@ def shell_sdf(shell: Shell, network: Network, points: Tensor, rule: str) -> Tens
     at the union's nearest point.
     """
     points = _points("shell_sdf", shell, points)
-    arguments = (*_network("shell_sdf", shell, network), points, _rule("shell_sdf", rule, RULES[1:]))
+    arguments = (
+        *_network("shell_sdf", shell, network),
+        points,
+        _rule("shell_sdf", rule, RULES[1:]),
+    )
     return _call("shell_sdf", *shell, *arguments, plain=_too_large(network))
 
 

@@ -47,7 +47,8 @@ def shell_of_model(
     """The checked shell of a model's zero set, on the model's device.
 
     `count` spheres before repairs, `resolution` marching-cubes cells per axis, and the opacity
-    `eps` that may be lost outside the shell. Raises InputError where the model has no surface, or the checks do not settle.
+    `eps` that may be lost outside the shell. Raises InputError where the model has no surface, or
+    the checks do not settle.
     """
     mesh = extract(ModelField(model), resolution, "the model")
     vertices, faces = np.asarray(mesh.vertices), np.asarray(mesh.faces)

@@ -14,9 +14,7 @@ PASSES = 3  # of carving, each in the box that the last one left
 MIN_SEEN = 0.5  # share of the cameras that must see a point
 
 
-def visual_hull(
-    cameras: list[Camera], masks: list[Tensor], name: str
-) -> tuple[np.ndarray, float]:
+def visual_hull(cameras: list[Camera], masks: list[Tensor], name: str) -> tuple[np.ndarray, float]:
     """Centre (3,) and radius of the ball around the points that lie in every mask (height, width)
     whose camera sees them, in the cameras' units.
 

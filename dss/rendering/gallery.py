@@ -1,4 +1,5 @@
-"""Series of pictures of one subject: from cameras around it, or of planes through it; with their contact sheet."""
+"""Series of pictures of one subject: from cameras around it, or of planes through it; with their
+contact sheet."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -33,7 +34,8 @@ MAX_TILES = 30  # pictures on a contact sheet
 
 @dataclass(frozen=True)
 class Gallery:
-    """Pictures (h, w, 3) uint8 in one mode, with a label each and the scale that they share, if any."""
+    """Pictures (h, w, 3) uint8 in one mode, with a label each and the scale that they share, if
+    any."""
 
     mode: str
     about: list[str]  # facts for the contact sheet
@@ -42,7 +44,8 @@ class Gallery:
     scale: Scale | None = None
 
     def save(self, folder: Path, title: str, animation: str | None = None) -> Path:
-        """Write one PNG per picture, the contact sheet, whose path is returned, and an animation (webp, gif or mp4)."""
+        """Write one PNG per picture, the contact sheet, whose path is returned, and an animation
+        (webp, gif or mp4)."""
         for index, image in enumerate(self.images):
             save_png(folder / f"{self.mode}_{index:03d}.png", image)
         if animation:
@@ -65,7 +68,8 @@ def draw_field(
     truth: Mesh | None = None,
     progress: Progress = silent,
 ) -> Gallery:
-    """A field seen from `views` cameras on a turntable about the axis `up`, or cut by as many planes.
+    """A field seen from `views` cameras on a turntable about the axis `up`, or cut by as many
+    planes.
 
     size x size pixels; `truth` is the true mesh, which the mode `error` needs.
     """
@@ -87,9 +91,12 @@ def draw_mesh(
     device: torch.device | str = "cpu",
     progress: Progress = silent,
 ) -> Gallery:
-    """The mesh itself in the manner of `draw_field`. Raises InputError in a mode that only a field has."""
+    """The mesh itself in the manner of `draw_field`. Raises InputError in a mode that only a field
+    has."""
     if mode in ("error", "steps", "shell"):
-        raise InputError(f"--mode {mode}: a mesh alone has none; name a run folder, or choose another mode")
+        raise InputError(
+            f"--mode {mode}: a mesh alone has none; name a run folder, or choose another mode"
+        )
     distance = MeshDistance(mesh.vertices, mesh.faces, device)
     about = [f"mesh of {len(mesh.faces):,} faces"]
     if mode in CUTS:

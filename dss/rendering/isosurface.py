@@ -16,11 +16,8 @@ from dss.fields import Field
 from dss.files import replacing
 from dss.geometry.similarity import Similarity
 
-BLOCKS = (
-    16,
-    4,
-    1,
-)  # lattice nodes per axis of the blocks, coarse to fine; a block of one is a node
+# lattice nodes per axis of the blocks, coarse to fine; a block of one is a node
+BLOCKS = (16, 4, 1)
 MAX_BLOCKS = 1 << 16  # evaluated at once: bounds memory
 MAX_SLOPE = 2.0  # that is expected of a field without a shell; a true distance has 1
 # |f| at a node is clamped to so many cells: no vertex falls on a node, and no triangle collapses

@@ -158,9 +158,7 @@ class SphereCloud(Sampler):
         samples = between(t, interval, ray, 0)
         return RaySamples(*(value[samples.length > 0] for value in samples))
 
-    def intervals(
-        self, origins: Tensor, directions: Tensor, moving: bool = False
-    ) -> ops.Intervals:
+    def intervals(self, origins: Tensor, directions: Tensor, moving: bool = False) -> ops.Intervals:
         """The disjoint intervals of rays (n, 3) that lie in spheres, within 1 of the point that is
         nearest to the centre. `moving`: the spheres are about to change."""
         shell = self.shell
