@@ -86,6 +86,9 @@ def test_means_of_several_runs(script, ball_run):
     assert names[-6:] == [*expected, "mean, paper", "mean, surface"]
 
 
+NAME_ONE = "name runs, or --mesh and --truth-mesh, or --renders and --truth"
+
+
 def degraded(image, kind):
     if kind == "blur":
         return image.filter(ImageFilter.GaussianBlur(1))
@@ -154,10 +157,10 @@ def test_renders_that_do_not_match(script, scene, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ([], "name one thing"),
-        (["--mesh", "a.ply"], "name one thing"),
-        (["--renders", "a"], "name the scene to compare with by --truth"),
-        (["runs/a", "--renders", "a", "--truth", "b"], "name one thing"),
+        ([], NAME_ONE),
+        (["--mesh", "a.ply"], NAME_ONE),
+        (["--renders", "a"], NAME_ONE),
+        (["runs/a", "--renders", "a", "--truth", "b"], NAME_ONE),
         (["nowhere"], "not a run folder"),
         (["--mesh", "nowhere.ply", "--truth-mesh", "nowhere.ply"], "no such file"),
         (["--renders", "nowhere", "--truth", "nowhere"], "transforms_test.json: cannot be read"),
@@ -165,7 +168,7 @@ def test_renders_that_do_not_match(script, scene, tmp_path):
         (["nowhere", "--size", "0"], "--size 0"),
         (["nowhere", "--size", "9999999"], "GiB of memory"),
         (["--mesh", "MESH", "--truth-mesh", "MESH", "--size", "5"], "windows of 11 pixels"),
-        (["--truth-mesh", "MESH"], "name the mesh to compare with it by --mesh"),
+        (["--truth-mesh", "MESH"], NAME_ONE),
         (["--renders", "a", "--truth", "b", "--views", "3"], "--views: does not apply to images"),
         (["--renders", "a", "--truth", "b", "--every", "3"], "--every: does not apply to images"),
         (["--mesh", "MESH", "--truth-mesh", "MESH", "--split", "val"], "--split: does not apply"),
