@@ -64,7 +64,7 @@ def test_a_ball_is_learnt(tmp_path, changes):
     assert (field(fresh.points, fresh.owner) - fresh.sdf).abs().mean() < 0.01
 
 
-@pytest.fixture(scope="module", params=["cosine", "plateau", "steps"])
+@pytest.fixture(scope="module", params=["cosine", "plateau"])
 def whole(request, tmp_path_factory):
     """A configuration with this schedule, and the field of a fit that nothing interrupted."""
     config = configuration(schedule=request.param)
