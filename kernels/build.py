@@ -1,5 +1,5 @@
-"""Compile the operators of dss/ops for this machine. `python -m kernels.build` does it now, and says
-what it found.
+"""Compile the operators of dss/ops for this machine. `python -m kernels.build` does it now, and
+says what it found.
 
 Nothing is built on import. The first use of an operator calls `load`; without a compiler the
 reference in plain torch goes on answering, and one line says so. A library is kept in
@@ -20,8 +20,10 @@ from pathlib import Path
 import torch
 
 HERE = Path(__file__).parent
-ABI = "-DTORCH_TARGET_VERSION=0x020a000000000000"  # torch 2.10 and later run what any of them compiled
-CPU_FLAGS = [ABI, "-O3", "-march=native", "-fno-math-errno", "-fno-trapping-math", "-fvisibility=hidden"]
+# torch 2.10 and later run what any of them compiled
+ABI = "-DTORCH_TARGET_VERSION=0x020a000000000000"
+MATHS = ["-fno-math-errno", "-fno-trapping-math"]
+CPU_FLAGS = [ABI, "-O3", "-march=native", *MATHS, "-fvisibility=hidden"]
 CUDA_FLAGS = [ABI, "-DUSE_CUDA", "-O3", "--extended-lambda", "--expt-relaxed-constexpr"]
 log = logging.getLogger("dss")
 
@@ -53,8 +55,11 @@ def _load(device: str, source: str) -> str:
         place = (folder or Path(tempfile.gettempdir())) / f"dss_{device}.log"
         place.write_text(str(error))
         reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
-        message = "operators for %s: plain torch, slower, for they could not be compiled (%s); full log: %s"
-        log.warning(message, device, reason, place)
+        log.warning(
+            "operators for %s: plain torch, slower, for they could not be compiled (%s); "
+            "full log: %s",
+            device, reason, place,
+        )  # fmt: skip
         return f"plain torch ({place})"
 
 
@@ -89,7 +94,8 @@ def _processor() -> str:
     """What `-march=native` depends on."""
     info = Path("/proc/cpuinfo")
     lines = info.read_text().splitlines() if info.exists() else []
-    return next((line for line in lines if line.startswith(("flags", "Features"))), platform.processor())
+    flags = (line for line in lines if line.startswith(("flags", "Features")))
+    return next(flags, platform.processor())
 
 
 def _build(library: Path, source: str) -> None:

@@ -34,7 +34,7 @@ class Shell(NamedTuple):
 
 
 class Network(NamedTuple):
-    """A field's network as the operators take it. kernels/network.h has the order of the weights."""
+    """A field's network as the operators take it; kernels/network.h orders the weights."""
 
     table: Tensor  # (S, width) float32: what latent and bias add to the first layer, per sphere
     weights: Tensor  # (m,) float32
@@ -174,8 +174,9 @@ def shell_sdf(shell: Shell, network: Network, points: Tensor, rule: str) -> Tens
     at the union's nearest point.
     """
     points = _points("shell_sdf", shell, points)
-    arguments = (*_network("shell_sdf", shell, network), points, _rule("shell_sdf", rule, RULES[1:]))
-    return _call("shell_sdf", *shell, *arguments, plain=_too_large(network))
+    rule = _rule("shell_sdf", rule, RULES[1:])
+    network = _network("shell_sdf", shell, network)
+    return _call("shell_sdf", *shell, *network, points, rule, plain=_too_large(network))
 
 
 @torch.no_grad()
