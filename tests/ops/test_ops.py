@@ -58,9 +58,9 @@ BACKENDS = [reference, compiled, pytest.param(on_cuda, marks=pytest.mark.cuda)]
 KERNELS = BACKENDS[1:]
 
 
-def random_shell(count: int = 150, seed: int = 0, least: float = 0.03) -> DualShell:
+def random_shell(count: int = 150, seed: int = 0, min_radius: float = 0.03) -> DualShell:
     generator = torch.Generator().manual_seed(seed)
-    inner = torch.rand(count, generator=generator) * 0.12 + least
+    inner = torch.rand(count, generator=generator) * 0.12 + min_radius
     thickness = torch.rand(count, generator=generator) * 0.08 + 0.01
     return DualShell(torch.rand(count, 3, generator=generator) * 1.4 - 0.7, inner, inner + thickness)
 
@@ -191,7 +191,7 @@ def check_intervals(backend, shell, origins, directions):
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-@pytest.mark.parametrize("make", [random_shell, dense_shell, lambda: random_shell(1), lambda: random_shell(700, least=0.005)])
+@pytest.mark.parametrize("make", [random_shell, dense_shell, lambda: random_shell(1), lambda: random_shell(700, min_radius=0.005)])
 def test_intervals_are_those_of_brute_force(backend, make):
     origins, directions = rays(40)
     directions = directions * torch.linspace(0.5, 2, len(directions))[:, None]  # t counts in units of the direction
@@ -242,12 +242,53 @@ def check_partition(backend, shell, rule, origins, directions):
         assert float(total[i]) == pytest.approx(length, abs=1e-4)
 
 
+@pytest.mark.parametrize("backend", KERNELS)
+@pytest.mark.parametrize("rule", ["smallest", "relative"])
+@pytest.mark.parametrize("make", [random_shell, dense_shell])
+def test_kernels_cut_rays_where_the_reference_does(backend, rule, make):
+    shell, (origins, directions) = make(), rays(100)
+    arguments = (*shell.packed, origins, directions, RULES[rule])
+    got = ops.Intervals(*backend("shell_intervals", *arguments))
+    expected = ops.Intervals(*plain.shell_intervals(*arguments))
+    torch.testing.assert_close(got.stop, expected.stop, atol=1e-5, rtol=0)
+    for i in (expected.end - expected.start > 1e-3).nonzero()[:, 0].tolist():
+        ray = expected.ray[i]
+        mine = slice(got.offsets[ray], got.offsets[ray + 1])
+        starts, ends = got.start[mine] - expected.start[i], got.end[mine] - expected.end[i]
+        distance = starts.abs().maximum(ends.abs())[got.sphere[mine] == expected.sphere[i]]
+        # Most are within 1e-6; a seam is less certain where a ray is nearly tangent to a sphere, or
+        # where it passes two spheres that are nearly the same.
+        assert distance.min() < 2e-4
+
+
+def test_merged_intervals_are_disjoint_and_cover_the_same():
+    shell, (origins, directions) = random_shell(), rays(100)
+    found = ops.shell_intervals(shell.packed, origins, directions)
+    merged = found.merged()
+    assert torch.equal(found.ray.bincount(minlength=len(origins)), found.offsets.diff())
+    assert len(merged.start) < len(found.start) and torch.equal(merged.stop, found.stop)
+    for i in range(len(origins)):
+        expected = []  # start, end, sphere
+        for k in range(found.offsets[i], found.offsets[i + 1]):
+            start, end, sphere = found.start[k].item(), found.end[k].item(), found.sphere[k].item()
+            if expected and start <= expected[-1][1]:
+                expected[-1][1] = max(end, expected[-1][1])
+            else:
+                expected.append([start, end, sphere])
+        mine = slice(merged.offsets[i], merged.offsets[i + 1])
+        parts = (merged.start, merged.end, merged.sphere)
+        got = zip(*(part[mine].tolist() for part in parts), strict=True)
+        assert [list(item) for item in got] == expected
+    none = ops.shell_intervals(shell.packed, origins[:0], directions[:0])
+    assert none.merged() is none and none.ray.shape == (0,)
+
+
 # --------------------------------------------------------------------------------------------------------------- points
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_owner_and_union_sdf_are_those_of_brute_force(backend):
-    for shell in (random_shell(), dense_shell(), random_shell(9), random_shell(700, least=0.005)):
+    for shell in (random_shell(), dense_shell(), random_shell(9), random_shell(700, min_radius=0.005)):
         points = torch.rand(3000, 3, generator=torch.Generator().manual_seed(2)) * 2.4 - 1.2
         distance = np.linalg.norm(points.double().numpy()[:, None] - shell.centers.double().numpy(), axis=2)
         radius = shell.outer_radii.double().numpy()
