@@ -1,4 +1,4 @@
-"""From a mesh, a cloud or photos to a run: what is made, what is said on the way, what is refused."""
+"""From a mesh, a cloud or photos to a run: what is made, what is reported, what is refused."""
 
 import json
 
@@ -63,7 +63,9 @@ def test_events_of_a_fit_come_in_order(tmp_path, box_path):
     *rounds, last = by_stage["samples"]
     assert [(event.done, event.total) for event in rounds] == [(0, 2), (1, 2)]
     assert last == Event("samples", 1, 1, "2,000 x 2 rounds")
-    assert [(event.done, event.total) for event in by_stage["fit"]] == [(i, 4) for i in (1, 2, 3, 4)]
+    assert [(event.done, event.total) for event in by_stage["fit"]] == [
+        (i, 4) for i in (1, 2, 3, 4)
+    ]
     assert "loss" in by_stage["fit"][0].text and "KiB" in by_stage["field"][0].text
     kinds = [event.stage for event in events]
     assert kinds == sorted(kinds, key=stages.index)  # no stage comes back

@@ -9,10 +9,7 @@ from skimage import metrics
 
 from dss.rendering.images import read_image
 
-
-@pytest.fixture(autouse=True)
-def _own_cache(cache):
-    pass
+pytestmark = pytest.mark.usefixtures("cache")
 
 
 @pytest.fixture
@@ -114,12 +111,26 @@ def test_degraded_renders_are_ordered(script, scene, tmp_path):
         scores[kind] = json.loads((folder / "ssim.json").read_text())
     ssim = {kind: score["mean"]["ssim"] for kind, score in scores.items()}
     assert ssim["same"] == 1 and scores["same"]["mean"]["psnr"] is None
-    assert ssim["same"] > ssim["noise"] > ssim["blur"] > ssim["more blur"] and ssim["noise"] > ssim["shift"]
-    assert scores["noise"]["mean"]["psnr"] > scores["blur"]["mean"]["psnr"] > scores["more blur"]["mean"]["psnr"]
+    assert (
+        ssim["same"] > ssim["noise"] > ssim["blur"] > ssim["more blur"]
+        and ssim["noise"] > ssim["shift"]
+    )
+    assert (
+        scores["noise"]["mean"]["psnr"]
+        > scores["blur"]["mean"]["psnr"]
+        > scores["more blur"]["mean"]["psnr"]
+    )
     row = scores["blur"]["images"][1]
     images = [read_image(scene / "test/r_1.png"), np.asarray(Image.open(tmp_path / "blur/r_1.png"))]
-    assert row["name"] == "r_1" and row["psnr"] == pytest.approx(metrics.peak_signal_noise_ratio(*images), abs=1e-6)
-    options = {"channel_axis": 2, "gaussian_weights": True, "sigma": 1.5, "use_sample_covariance": False}
+    assert row["name"] == "r_1" and row["psnr"] == pytest.approx(
+        metrics.peak_signal_noise_ratio(*images), abs=1e-6
+    )
+    options = {
+        "channel_axis": 2,
+        "gaussian_weights": True,
+        "sigma": 1.5,
+        "use_sample_covariance": False,
+    }
     assert row["ssim"] == pytest.approx(metrics.structural_similarity(*images, **options), abs=1e-6)
 
 
@@ -133,7 +144,11 @@ def test_renders_that_do_not_match(script, scene, tmp_path):
     (folder / "r_9.png").rename(folder / "r_2.png")
     Image.new("RGB", (8, 8)).save(folder / "r_1.png")
     code, _, error = script("eval_ssim", "--renders", folder, "--truth", scene)
-    assert code == 2 and "the scene is 24x16, but r_1 (8x8) differ" in error and not (folder / "ssim.json").exists()
+    assert (
+        code == 2
+        and "the scene is 24x16, but r_1 (8x8) differ" in error
+        and not (folder / "ssim.json").exists()
+    )
 
 
 @pytest.mark.parametrize(
