@@ -60,9 +60,8 @@ def test_a_field_comes_back(tmp_path):
     points = torch.rand(1000, 3) * 2 - 1
     assert torch.equal(run.field.sdf(points), field.sdf(points))
     assert run.config == CONFIG and run.source == SOURCE
-    assert not [
-        path for path in (tmp_path / "run").iterdir() if path.name.startswith(".")
-    ]  # no temporary file stays
+    # no temporary file stays
+    assert not [path for path in (tmp_path / "run").iterdir() if path.name.startswith(".")]
 
 
 def test_samples_come_back(tmp_path):
@@ -111,9 +110,8 @@ def empty(path):
 
 
 def pickled(path):
-    path.write_bytes(
-        bytes.fromhex("80049505000000000000007d9404752e")
-    )  # a dictionary, by pickle protocol 4
+    # a dictionary, by pickle protocol 4
+    path.write_bytes(bytes.fromhex("80049505000000000000007d9404752e"))
 
 
 def misshapen(path):

@@ -92,9 +92,8 @@ def test_sdf_is_total_and_keeps_the_sign_in_a_pocket():
     pocket = points.norm(dim=1) < 0.5
     assert pocket.sum() > 100 and (shell.outer_gap(points)[0][pocket] > 0).all()
     assert ((sdf < 0) == (truth < 0)).all()
-    assert (sdf.abs() <= truth.abs() + 1e-5)[
-        shell.owner(points, "relative") < 0
-    ].all()  # outside the interlayer a safe step
+    # outside the interlayer a safe step
+    assert (sdf.abs() <= truth.abs() + 1e-5)[shell.owner(points, "relative") < 0].all()
     assert (sdf <= shell.inner_gap(points)).logical_or(sdf > 0).all()
 
 

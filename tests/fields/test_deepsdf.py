@@ -37,9 +37,8 @@ SHORT = [
 
 def test_the_published_network_has_its_size():
     field = build(load_config(CONFIG).field, {})
-    assert (
-        sum(parameter.numel() for parameter in field.parameters()) == 1_580_540
-    )  # docs/method.md, section 10
+    # docs/method.md, section 10
+    assert sum(parameter.numel() for parameter in field.parameters()) == 1_580_540
     assert sum(field.storage().values()) == 4 * 1_580_540
 
 

@@ -151,9 +151,8 @@ def test_the_authors_networks_score_as_published(data, name):
         read_spheres(data / "key_spheres" / "insphere128" / f"{name}.txt")
     ).float()
     assert torch.equal(field.spheres[:, :3], spheres[:, :3])
-    assert torch.allclose(
-        field.spheres[:, 3], distance.sdf(spheres[:, :3]), atol=1e-6
-    )  # they asked again, too
+    # they asked again, too
+    assert torch.allclose(field.spheres[:, 3], distance.sdf(spheres[:, :3]), atol=1e-6)
 
     assert (
         sum(parameter.numel() for parameter in field.parameters())

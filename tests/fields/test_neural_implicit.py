@@ -199,9 +199,8 @@ def test_a_dead_net_is_begun_anew(tmp_path, monkeypatch):
     def first_dead(field, *arguments):
         reset(field, *arguments)
         if not made:
-            torch.nn.init.constant_(
-                field.mlp[0].bias, -9
-            )  # no point wakes a unit, so no gradient ever reaches them
+            # no point wakes a unit, so no gradient ever reaches them
+            torch.nn.init.constant_(field.mlp[0].bias, -9)
         made.append(field)
 
     monkeypatch.setattr(NeuralImplicitField, "__init__", first_dead)

@@ -60,9 +60,8 @@ def test_the_octree_has_the_voxels_that_triangles_touch():
         assert occupied.sum() == len(cells)
         sampled = np.unique(np.floor((points + 1) * size / 2).astype(int).clip(0, size - 1), axis=0)
         assert occupied[tuple(sampled.T)].all()
-        assert len(sampled) > 0.94 * len(
-            cells
-        )  # samples miss only voxels that a triangle barely touches
+        # samples miss only voxels that a triangle barely touches
+        assert len(sampled) > 0.94 * len(cells)
         if level:  # every voxel has its parent
             assert octree.occupancy(levels[level - 1], size // 2)[tuple((cells // 2).T)].all()
 
@@ -213,6 +212,5 @@ def test_storage_is_what_two_papers_count(data):
         exact.append(sum(parts.values()))
     assert np.mean(voxels, 0) == pytest.approx([96, 108, 158], rel=0.05)
     assert np.mean(voxels, 0) == pytest.approx([95.6, 107.8, 158.7], abs=0.1)
-    assert np.mean(exact) / 1000 == pytest.approx(
-        191, rel=0.06
-    )  # the DSS paper's 202 KB for the third level
+    # the DSS paper's 202 KB for the third level
+    assert np.mean(exact) / 1000 == pytest.approx(191, rel=0.06)

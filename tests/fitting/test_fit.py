@@ -93,9 +93,8 @@ def test_seeds_decide(tmp_path):
 @pytest.mark.parametrize("poison", [float("nan"), 0.5])
 def test_a_dead_fit_restarts_and_then_stops(tmp_path, poison):
     samples = ball_samples(0)
-    samples = dataclasses.replace(
-        samples, sdf=torch.full_like(samples.sdf, poison)
-    )  # no number, or nothing but outside
+    # no number, or nothing but outside
+    samples = dataclasses.replace(samples, sdf=torch.full_like(samples.sdf, poison))
     with pytest.raises(InputError, match="restarts"):
         run(configuration(restarts=1), tmp_path / "state", [samples])
     attempts = []

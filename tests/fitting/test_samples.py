@@ -30,9 +30,8 @@ def setting(tmp_path_factory, ball):
 def test_distances_are_exact_and_draws_repeat(setting, method):
     config = SamplesSettings(method=method, count=4000)
     samples = draw_samples(*setting, config, "relative", seed=3)
-    assert torch.allclose(
-        samples.sdf, samples.points.norm(dim=1) - 0.9, atol=4e-4
-    )  # the mesh lies up to 2e-4 inside
+    # the mesh lies up to 2e-4 inside
+    assert torch.allclose(samples.sdf, samples.points.norm(dim=1) - 0.9, atol=4e-4)
     again = draw_samples(*setting, config, "relative", seed=3)
     other = draw_samples(*setting, config, "relative", seed=4)
     assert torch.equal(samples.points, again.points) and torch.equal(samples.sdf, again.sdf)
@@ -70,9 +69,8 @@ def test_pairs_give_every_containing_sphere_each_point(setting):
         < reach[samples.owner] + 1e-6
     ).all()
     assert (torch.bincount(samples.owner, minlength=7) >= MIN_SAMPLES + ON_SPHERE).all()
-    on_surface = samples.points[
-        samples.sdf == 0
-    ].numpy()  # the points of the technique `trace`, each drawn once
+    # the points of the technique `trace`, each drawn once
+    on_surface = samples.points[samples.sdf == 0].numpy()
     points, counts = np.unique(on_surface, axis=0, return_counts=True)
     containing = (np.linalg.norm(points[:, None] - shell.centers.numpy(), axis=2) < reach).sum(1)
     assert len(points) >= 3990 and containing.max() >= 2 and (counts == containing).all()
