@@ -15,6 +15,7 @@ from tests.helpers import ball_model, pinhole
 
 # the second is too thin for inner spheres: 0.03 < the band
 BALLS = ((0.0, 0.0, 0.0, 0.45), (0.6, 0.0, 0.0, 0.03))
+SIZES = 24, 64, 1e-2  # spheres, resolution and eps, as below
 SETTINGS = ShellSettings(spheres=24, resolution=64, eps=1e-2, step=0.01, start_step=0)
 
 
@@ -31,7 +32,7 @@ def shell(model) -> DualShell:
             "dss.reconstruction.model_shell.cover",
             lambda *_: (np.zeros((1, 3)), np.array([0.44]), np.array([0.455])),
         )
-        return shell_of_model(model, SETTINGS)
+        return shell_of_model(model, *SIZES)
 
 
 def test_the_shell_encloses_the_band_and_its_inner_spheres_are_solid(model, shell):
@@ -81,7 +82,7 @@ def test_mending_finds_leaks_and_hollow_spheres(model):
 
 def test_a_model_without_a_surface():
     with pytest.raises(InputError, match="the model: no surface"):
-        shell_of_model(ball_model(100.0, ((5.0, 0.0, 0.0, 0.1),)), SETTINGS)
+        shell_of_model(ball_model(100.0, ((5.0, 0.0, 0.0, 0.1),)), *SIZES)
 
 
 def test_the_sampler_builds_its_shells_on_time(model, monkeypatch):
