@@ -208,10 +208,9 @@ def _predict(
         delta = delta * slope_of_activation(x) @ matrix
     sine, cosine = delta.view(-1, 2, 3, octaves).unbind(1)
     slope = ((sine * phase.cos() - cosine * phase.sin()) * rates).sum(2) * scale
+    slope = slope * (thickness if radial else 1 - output.tanh().square())
     if radial:
-        slope = (points - center) / radius.clamp(min=1e-12) + slope * thickness
-    else:
-        slope = slope * (1 - output.tanh().square())
+        slope = slope + (points - center) / radius.clamp(min=1e-12)
     return value[:, 0], slope
 
 
@@ -257,10 +256,11 @@ def shell_trace(
         steps[items] += 1
         return field(origins[ray[items]] + t[:, None] * directions[ray[items]], sphere[items])
 
-    if exact:
-        hit = _first_crossing(query, start, end, end >= stop[ray], rule == EVERY, tolerance)
-    else:
-        hit = _paper_hit(query, start, end)
+    hit = (
+        _first_crossing(query, start, end, end >= stop[ray], rule == EVERY, tolerance)
+        if exact
+        else _paper_hit(query, start, end)
+    )
     first = torch.full_like(stop, torch.inf).scatter_reduce(0, ray, hit, "amin")
     # Among hits this close, the paper takes the one whose sphere was entered longest before.
     window = 0 if exact or rule != EVERY else 5 * PAPER_EPSILON
