@@ -34,6 +34,7 @@ def _float_of(value: Any) -> Any:
 
 
 Count = Annotated[int, Field(gt=0, le=MAX_NUMBER)]
+Layers = Annotated[int, Field(gt=0, le=1000)]
 CountOrZero = Annotated[int, Field(ge=0, le=MAX_NUMBER)]
 Positive = Annotated[float, BeforeValidator(_float_of), Field(gt=0, le=MAX_NUMBER)]
 NonNegative = Annotated[float, BeforeValidator(_float_of), Field(ge=0, le=MAX_NUMBER)]
@@ -52,6 +53,11 @@ class Settings(Section):
 
     method: str = ""
 
+    def least_parameters(self) -> int:
+        """A number that the parameters are no fewer than, by these settings alone: what cannot fit
+        into memory is refused before any work. 0 where nothing is known."""
+        return 0
+
 
 Plugins = Mapping[str, Mapping[str, type[Settings]]]  # by section ("field"), then by method
 
@@ -60,9 +66,8 @@ class MeshSettings(Section):
     path: str = (
         "demo"  # a mesh or point cloud file, or `demo`: the mesh that the project makes itself
     )
-    radius: Annotated[Positive, Field(le=1)] = (
-        0.9  # of the smallest enclosing ball after normalisation
-    )
+    # of the smallest enclosing ball after normalisation; much smaller ones drown in rounding
+    radius: Annotated[Positive, Field(ge=0.01, le=1)] = 0.9
 
 
 class SpheresSettings(Section):
@@ -70,7 +75,8 @@ class SpheresSettings(Section):
         "cover"  # the paper's extraction, or the greedy medial cover
     )
     count: Count = 512  # number of key spheres S
-    resolution: Count = 256  # lattice nodes per axis that `farthest` chooses from
+    # lattice nodes per axis that `farthest` chooses from
+    resolution: Annotated[Count, Field(le=2048)] = 256
 
 
 class SamplesSettings(Section):
@@ -78,11 +84,12 @@ class SamplesSettings(Section):
         "partition"  # see fitting/samples.py
     )
     # per round; `pairs`: per technique, before expansion; `oriented`: per cloud point
-    count: Count = 1_000_000
-    spread: Positive = (
-        0.5  # standard deviation of the offsets from the surface; `partition`: in shell thicknesses
-    )
-    focus: Positive = 60.0  # `importance`: points are drawn with the weights exp(-focus |sdf|)
+    count: Annotated[Count, Field(ge=2)] = 1_000_000  # one is held out
+    # standard deviation of the offsets from the surface; `partition`: in shell thicknesses, where
+    # beyond 4 of them hardly any sample is left
+    spread: Annotated[Positive, Field(le=4)] = 0.5
+    # `importance`: points are drawn with the weights exp(-focus |sdf|)
+    focus: Annotated[Positive, Field(le=10_000)] = 60.0
     uniform_share: Share = (
         0.1  # `importance`, `oriented`: share of the samples that is uniform in the cube
     )
@@ -108,7 +115,8 @@ class FitSettings(Section):
     schedule: Literal["plateau", "cosine", "steps", "constant"] = (
         "cosine"  # of the learning rate, see fitting/fit.py
     )
-    plateau_factor: Positive = 0.7  # what `plateau` multiplies the learning rate by
+    # what `plateau` multiplies the learning rate by
+    plateau_factor: Annotated[Positive, Field(lt=1)] = 0.7
     plateau_patience: Count = 10  # epochs without progress before `plateau` does so
     loss: Literal["l1", "l2", "clamp", "weighted"] = "l1"  # see fitting/losses.py
     band: NonNegative = 0.01  # samples weigh 0.05 + exp(-|sdf| / band); 0: all weigh the same
@@ -379,6 +387,6 @@ def _described(kind: type[Section], error: dict[str, Any], prefix: str) -> str:
         for name in ("gt", "ge", "lt", "le")
         if hasattr(rule, name)
     }
-    low = f"above {bounds['gt']:g}" if "gt" in bounds else f"at least {bounds['ge']:g}"
+    low = f"at least {bounds['ge']:g}" if "ge" in bounds else f"above {bounds['gt']:g}"
     high = f"below {bounds['lt']:g}" if "lt" in bounds else f"at most {bounds['le']:g}"
     return f"{where} must be {low} and {high}; got {got}"

@@ -28,6 +28,7 @@ from dss.run import (
     PhotoRun,
     Run,
     Source,
+    check,
     enter_folder,
     load_samples,
     open_folder,
@@ -58,6 +59,7 @@ def fit_run(
     InputError on bad input.
     """
     device = torch.device(device)
+    check(config)
     match config:
         case MeshConfig():
             return _fit_mesh(config, folder, device, progress)
@@ -168,11 +170,6 @@ def _prepare_cloud(
     from dss.geometry.mesh import load_mesh
     from dss.geometry.points import is_cloud, load_points, sample_points
 
-    if METHODS[config.field.method].geometry_keys:
-        raise InputError(
-            f"field.method={config.field.method}: is built on a mesh; for a point cloud choose "
-            "another, such as deepsdf"
-        )
     path, settings = config.mesh.path, config.samples
     if is_cloud(path):
         cloud = load_points(path, config.mesh.radius, settings.normals)

@@ -56,6 +56,8 @@ if TYPE_CHECKING:
 
 VERSION = "2"  # of field and model files
 GEOMETRY = "geometry."  # prefix in samples.npz of the tensors that the field is built on
+LEARNT = 16  # bytes of a parameter with its gradient and the optimiser's two moments
+MIN_START = 10_000  # bytes of a field with its optimisers, however small
 CHECKSUM_BYTES = 64  # at the end of samples.npz
 CONFIGS = Path(__file__).parents[1] / "configs"  # that ship with the project
 PLUGINS = {
@@ -182,7 +184,58 @@ def load_config(
     if data:
         photos = path is not None and "scene" in configuration.read_yaml(Path(path))
         overrides = [*overrides, f"{'scene' if photos else 'mesh'}.path={data}"]
-    return configuration.load_config(path, list(overrides), PLUGINS)
+    config = configuration.load_config(path, list(overrides), PLUGINS)
+    check(config)
+    return config
+
+
+def check(config: Config) -> None:
+    """Raise InputError where the settings cannot work together, or not on this machine, before any
+    work is done."""
+    if isinstance(config, MeshConfig):
+        method, field = config.samples.method, config.field.method
+        if method not in (known := METHODS[field].samplings):
+            reasons = {
+                "pairs": "needs a field with a shell",
+                "partition": "needs a field with a shell",
+                "oriented": f"{field} is built on a mesh",
+            }
+            reason = reasons.get(method, "its samples belong to no sphere of the shell")
+            raise InputError(
+                f"samples.method={method}: {reason}; for field.method={field} choose "
+                f"{' or '.join(known)}"
+            )
+    memory = _memory()
+    for names, size in _sizes(config).items():
+        if size > memory:
+            raise InputError(
+                f"{names}: need {size / 1e9:,.0f} GB of memory, and this machine has "
+                f"{memory / 1e9:,.0f}; choose smaller numbers"
+            )
+
+
+def _sizes(config: Config) -> dict[str, int]:
+    """Bytes that are needed at least, by the settings that they follow from."""
+    if isinstance(config, PhotoConfig):
+        return {
+            "model": LEARNT * config.model.least_parameters(),
+            f"train.rays={config.train.rays}": 24 * config.train.rays,
+        }
+    samples, fit = config.samples, config.fit
+    starts = fit.starts * max(LEARNT * config.field.least_parameters(), MIN_START)
+    rounds = -(-fit.epochs // fit.resample)
+    return {
+        f"samples.count={samples.count} in {rounds} rounds": 24 * samples.count * rounds,
+        f"field of fit.starts={fit.starts}": starts,
+    }
+
+
+def _memory() -> int:
+    """Bytes of memory that the machine has, or the container."""
+    size = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    with suppress(OSError, ValueError):  # without a limit there is no such file, or "max" in it
+        size = min(size, int(Path("/sys/fs/cgroup/memory.max").read_text()))
+    return size
 
 
 def enter_folder(folder: Path, config: Config) -> bool:
@@ -248,6 +301,7 @@ def open_run(folder: Path | str, device: torch.device | str = "cpu") -> Run:
 def _mesh_run(
     folder: Path, config: MeshConfig, source: Source, tensors: dict[str, Tensor], device: Any
 ) -> MeshRun:
+    _check_size(config.field, tensors)
     keys = METHODS[config.field.method].geometry_keys
     field = build(config.field, {name: tensors[name] for name in keys})
     check_tensors(field, tensors)
@@ -259,12 +313,21 @@ def _mesh_run(
 def _photo_run(
     folder: Path, config: PhotoConfig, source: Source, tensors: dict[str, Tensor], device: Any
 ) -> PhotoRun:
+    _check_size(config.model, tensors)
     model, sampler = build_model(config.model), build_sampler(config.sampler)
     for name, module in (("model", model), ("sampler", sampler)):
         check_tensors(module, part(tensors, name))
     model.load_state_dict(part(tensors, "model"))
     sampler.restore(part(tensors, "sampler"))
     return PhotoRun(folder, config, source, model.to(device).eval(), sampler.to(device))
+
+
+def _check_size(settings: configuration.Settings, tensors: dict[str, Tensor]) -> None:
+    """Raise ValueError where the settings are of more than the tensors of their file, before that
+    much is built."""
+    found = sum(value.numel() for value in tensors.values())
+    if settings.least_parameters() > found:
+        raise ValueError(f"{found} numbers are too few for its configuration")
 
 
 def save_field(folder: Path, field: Field, config: MeshConfig, source: Source) -> MeshRun:

@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -222,6 +223,17 @@ def test_what_does_not_fit_is_one_line_or_harmless(finished, photographed, tmp_p
     except InputError as error:
         assert "\n" not in str(error) and str(error).startswith(f"{file}: "), error
         assert "delete it" in str(error) and len(str(error)) < 700
+
+
+def test_a_field_of_a_monstrous_configuration_is_not_built(run):
+    path = run / "field.safetensors"
+    tensors, about = load_tensors(path)
+    about["config"]["field"]["width"] = 40_000  # 6 GB
+    save_tensors(path, tensors, about)
+    start = time.perf_counter()
+    with pytest.raises(InputError, match=r"field\.safetensors: .*are too few for its config"):
+        open_run(run)
+    assert time.perf_counter() - start < 1
 
 
 def test_tampered_samples_are_one_line(run):
