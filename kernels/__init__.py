@@ -1,2 +1,1 @@
-"""The operators of dss/ops in C++ for the CPU and in CUDA, with the same mathematics in the
-headers."""
+"""The operators of dss/ops in C++ for the CPU and in CUDA; the headers have what both share."""

@@ -22,14 +22,8 @@ import torch
 HERE = Path(__file__).parent
 # torch 2.10 and later run what any of them compiled
 ABI = "-DTORCH_TARGET_VERSION=0x020a000000000000"
-CPU_FLAGS = [
-    ABI,
-    "-O3",
-    "-march=native",
-    "-fno-math-errno",
-    "-fno-trapping-math",
-    "-fvisibility=hidden",
-]
+MATHS = ["-fno-math-errno", "-fno-trapping-math"]
+CPU_FLAGS = [ABI, "-O3", "-march=native", *MATHS, "-fvisibility=hidden"]
 CUDA_FLAGS = [ABI, "-DUSE_CUDA", "-O3", "--extended-lambda", "--expt-relaxed-constexpr"]
 log = logging.getLogger("dss")
 
@@ -61,10 +55,11 @@ def _load(device: str, source: str) -> str:
         place = (folder or Path(tempfile.gettempdir())) / f"dss_{device}.log"
         place.write_text(str(error))
         reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
-        message = (
-            "operators for %s: plain torch, slower, for they could not be compiled (%s); log: %s"
-        )
-        log.warning(message, device, reason, place)
+        log.warning(
+            "operators for %s: plain torch, slower, for they could not be compiled (%s); "
+            "full log: %s",
+            device, reason, place,
+        )  # fmt: skip
         return f"plain torch ({place})"
 
 
@@ -99,9 +94,8 @@ def _processor() -> str:
     """What `-march=native` depends on."""
     info = Path("/proc/cpuinfo")
     lines = info.read_text().splitlines() if info.exists() else []
-    return next(
-        (line for line in lines if line.startswith(("flags", "Features"))), platform.processor()
-    )
+    flags = (line for line in lines if line.startswith(("flags", "Features")))
+    return next(flags, platform.processor())
 
 
 def _build(library: Path, source: str) -> None:

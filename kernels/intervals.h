@@ -72,17 +72,17 @@ DSS_HD void each_crossing(const Shell& shell, const Ray& ray, float& stop, int& 
     }
     for (int k = 0; k < kBranching; ++k) {
       const float inner = record.row[kInnerRadius][k], outer = record.row[kOuterRadius][k];
-      const int sphere = (int)record.row[kIndex][k];
       const float inner_square = inner * inner - across[k];
       if (inner_square > 0) {
         const float half = sqrtf(inner_square), entry = max_of(middle[k] - half, 0);
         if (middle[k] + half > 0 && entry < stop) {
           stop = entry;
-          solid = sphere;
+          solid = (int)record.row[kIndex][k];
         }
       }
       const float outer_square = outer * outer - across[k];
       if (outer_square > 0) {
+        const int sphere = (int)record.row[kIndex][k];
         const Crossing crossing = {middle[k], sqrtf(outer_square), outer, sphere};
         if (crossing.exit() > 0 && crossing.entry() < stop) visit(crossing);
       }
@@ -141,12 +141,12 @@ struct Crossings {
     interval.entry = kFar;
     each(shell, ray, [&](const Crossing& crossing) {
       const float entry = crossing.entry();
-      const int sphere = crossing.sphere;
-      const bool later = entry > last.entry || (entry == last.entry && sphere > last.sphere);
+      const bool later =
+          entry > last.entry || (entry == last.entry && crossing.sphere > last.sphere);
       const bool first =
-          entry < interval.entry || (entry == interval.entry && sphere < interval.sphere);
+          entry < interval.entry || (entry == interval.entry && crossing.sphere < interval.sphere);
       if (later && first && max_of(entry, 0) < stop)
-        interval = {max_of(entry, 0), min_of(crossing.exit(), stop), sphere, entry};
+        interval = {max_of(entry, 0), min_of(crossing.exit(), stop), crossing.sphere, entry};
     });
     return interval.entry < kFar;
   }

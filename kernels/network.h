@@ -36,7 +36,8 @@ struct Network {
     const float s = scale(sphere);
     return {(p.x - sphere[0]) * s, (p.y - sphere[1]) * s, (p.z - sphere[2]) * s};
   }
-  // Input `axis * octaves + octave` is sin(rate(octave) offset[axis]). The cosines follow the sines.
+  // Input `axis * octaves + octave` is sin(rate(octave) offset[axis]). The cosines come after all
+  // sines.
   DSS_HD float rate(int octave) const { return frequency * (float)(1 << octave); }
 
   // The prediction at a point, from the output of the last layer.

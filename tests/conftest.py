@@ -78,7 +78,7 @@ def ball() -> trimesh.Trimesh:
 
 @pytest.fixture(scope="session")
 def box() -> trimesh.Trimesh:
-    """A box of edges 3 : 2 : 1 about the origin, already normalised: its corners lie at radius 0.9."""
+    """A box of edges 3 : 2 : 1 about the origin, normalised: its corners lie at radius 0.9."""
     edges = np.array([3.0, 2.0, 1.0])
     return trimesh.creation.box(extents=edges * (1.8 / np.linalg.norm(edges)))
 

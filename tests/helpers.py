@@ -1,17 +1,31 @@
-"""Models and scenes that the tests of multi-view reconstruction share."""
+"""What several test files share: fields and shells in closed form, models and scenes of photos."""
 
 import json
 import math
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import torch
+import trimesh
 from PIL import Image
 from torch import Tensor, nn
 
+from dss.fields.base import Field
+from dss.geometry.mesh import Mesh, MeshReport
+from dss.geometry.points import PointCloud, sample_points
 from dss.geometry.similarity import Similarity
 from dss.reconstruction.models.neus import NeuS, NeuSSettings
-from dss.rendering.cameras import Camera, look_at
+from dss.rendering.cameras import Camera, look_at, turntable
+from dss.shell.dual_shell import DualShell
+
+Distance = Callable[[Tensor], Tensor]  # of points (n, 3), (n,)
+
+IDENTITY = Similarity((0.0, 0.0, 0.0), 1.0)
+KEYS = {  # of the metrics of a mesh
+    *("chamfer", "chamfer_floor", "surface_mean", "surface_rms", "surface_max", "normal_error_deg"),
+    *("iou_uniform", "iou_near", "bytes", "faces"),
+}
 
 CENTER, RADIUS = np.array([1.0, -2.0, 0.5]), 0.4  # of the ball in the scenes made here
 EYES = [(0, -3, 0.5), (3, 0, 0.2), (-2, 2, 1), (0.5, 2.5, -1.5), (-2.5, -1, -1), (0.3, 0.4, 3)]
@@ -19,6 +33,85 @@ NETWORK = {
     "layers": 2, "width": 32, "skip": 0, "feature": 8, "colour_layers": 1, "colour_width": 32,
 }  # fmt: skip
 SMALL = NeuSSettings(**NETWORK)
+
+
+class Analytic(Field):
+    """A field in closed form; `asked` counts the points.
+
+    `scale` multiplies the distances, so that they over- or underestimate.
+    """
+
+    def __init__(self, distance: Distance, shell: DualShell | None = None, scale: float = 1.0):
+        super().__init__(shell)
+        self.distance, self.scale, self.asked = distance, scale, 0
+
+    def forward(self, points: Tensor, owner: Tensor | None = None) -> Tensor:
+        self.asked += len(points)
+        return self.distance(points) * self.scale
+
+
+def sphere(radius: float = 0.6) -> Distance:
+    """The distance to a sphere about the origin."""
+    return lambda points: points.norm(dim=1) - radius
+
+
+def box(half: tuple[float, float, float] = (0.5, 0.4, 0.3)) -> Distance:
+    """The distance to a box about the origin."""
+
+    def distance(points: Tensor) -> Tensor:
+        q = points.abs() - torch.tensor(half)
+        return q.clamp(min=0).norm(dim=1) + q.amax(1).clamp(max=0)
+
+    return distance
+
+
+def torus(major: float = 0.6, minor: float = 0.15) -> Distance:
+    """The distance to a torus about the z axis."""
+    return lambda points: (
+        torch.stack([points[:, :2].norm(dim=1) - major, points[:, 2]], 1).norm(dim=1) - minor
+    )
+
+
+def shell_of(distance: Distance, count: int = 60, seed: int = 0) -> DualShell:
+    """Inner spheres at random inside a solid, tangent to its surface.
+
+    The outer ones are so large that they cover dense surface samples.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    points = torch.rand(400_000, 3, generator=generator) * 2 - 1
+    values = distance(points)
+    inside = points[values < -0.02][:count]
+    inner = -distance(inside)
+    surface = points[values.abs() < 0.02]
+    gap, nearest = (torch.cdist(surface, inside) - inner).min(1)
+    thickness = torch.zeros(len(inside)).scatter_reduce(0, nearest, gap, "amax").clamp(min=0.01)
+    return DualShell(inside, inner, inner + thickness + 0.03)
+
+
+def ball_shell(
+    count: int, radius: float = 0.7, depth: float = 0.1, cover: float = 0.2
+) -> DualShell:
+    """Small spheres under the surface of a ball.
+
+    They cover the surface and leave the ball's middle uncovered.
+    """
+    i = np.arange(count) + 0.5
+    z, angle = 1 - 2 * i / count, np.pi * (1 + 5**0.5) * i
+    across = np.sqrt(1 - z * z)
+    directions = np.stack([across * np.cos(angle), across * np.sin(angle), z], 1)
+    ones = torch.ones(count)
+    return DualShell(torch.tensor(directions * (radius - depth)), ones * depth * 0.99, ones * cover)
+
+
+def camera_rays(size: int = 64, index: int = 1) -> tuple[Tensor, Tensor]:
+    """Origins and directions of the rays of a camera around the origin."""
+    return turntable(5, size)[index].rays()
+
+
+def sample_points_of(mesh: trimesh.Trimesh, count: int) -> PointCloud:
+    """An oriented cloud that is drawn from a mesh in the normalised frame."""
+    report = MeshReport(len(mesh.vertices), len(mesh.faces), 1, 0, 0, ())
+    return sample_points(Mesh(mesh.vertices, mesh.faces, IDENTITY, report, "box", ""), count)
 
 
 class Balls(nn.Module):

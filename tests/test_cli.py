@@ -30,7 +30,11 @@ def test_device(monkeypatch):
 @pytest.mark.parametrize(
     ("raised", "code", "line"),
     [
-        (InputError("a.ply: is empty;\n give\tanother"), 2, "error: a.ply: is empty; give another\n"),
+        (
+            InputError("a.ply: is empty;\n give\tanother"),
+            2,
+            "error: a.ply: is empty; give another\n",
+        ),
         (KeyboardInterrupt(), 130, "interrupted; the same command resumes\n"),
     ],
 )

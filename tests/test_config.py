@@ -172,7 +172,11 @@ def test_bad_files(yaml_file, content, message):
     path = yaml_file(content)
     with pytest.raises(InputError) as caught:
         load_config(path)
-    assert message in str(caught.value) and str(path) in str(caught.value) and "\n" not in str(caught.value)
+    assert (
+        message in str(caught.value)
+        and str(path) in str(caught.value)
+        and "\n" not in str(caught.value)
+    )
 
 
 def test_missing_file(tmp_path):

@@ -13,11 +13,15 @@ from dss.files import replacing
 
 @contextmanager
 def full_disk():
-    """No file may grow beyond 4 KiB, which writers meet as they meet a full disk: an error in the middle of a write.
+    """No file may grow beyond 4 KiB: to a writer that is a full disk, an error amid a write.
 
-    No fixture: the limit would still hold while pytest reports, and end its own output where that goes to a file.
+    This is no fixture, because the limit would still hold while pytest reports, and would end its
+    own output where that goes to a file.
     """
-    limits, handler = resource.getrlimit(resource.RLIMIT_FSIZE), signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    limits, handler = (
+        resource.getrlimit(resource.RLIMIT_FSIZE),
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN),
+    )
     resource.setrlimit(resource.RLIMIT_FSIZE, (4096, limits[1]))
     try:
         yield
@@ -61,7 +65,9 @@ WRITERS = {
 def test_a_full_disk_leaves_nothing_half_written(tmp_path, write):
     path = tmp_path / "file.bin"
     path.write_text("old")
-    refusal = pytest.raises(InputError, match="file.bin: cannot be written .*[Ff]ile too large.*free some space")
+    refusal = pytest.raises(
+        InputError, match="file.bin: cannot be written .*[Ff]ile too large.*free some space"
+    )
     with refusal, full_disk(), replacing(path) as temporary:
         write(temporary)
     assert path.read_text() == "old" and names(tmp_path) == ["file.bin"]

@@ -1,6 +1,8 @@
-"""From a mesh, a cloud or photos to a run: what is made, what is said on the way, what is refused."""
+"""From a mesh, a cloud or photos to a run: what is made, what is reported, what is refused."""
 
 import json
+import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -49,69 +51,81 @@ def box_path(tmp_path, box):
     return str(tmp_path / "box.ply")
 
 
-def test_events_of_a_fit_come_in_order(tmp_path, box_path):
-    events, folder = [], tmp_path / "run"
-    config = load_config(None, TINY, box_path)
-    run = fit_run(config, folder, progress=events.append)
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory, box):
+    """A run that nothing interrupted, and its events."""
+    folder, events = tmp_path_factory.mktemp("whole"), []
+    box.export(folder / "box.ply")
+    config = load_config(None, TINY, str(folder / "box.ply"))
+    return fit_run(config, folder / "run", progress=events.append), events
+
+
+def equal(one, other) -> bool:
+    """Whether two fields have the same parameters, bit for bit."""
+    pairs = zip(one.parameters(), other.parameters(), strict=True)
+    return all(torch.equal(*pair) for pair in pairs)
+
+
+def test_events_of_a_fit_come_in_order(whole):
+    _, events = whole
     stages = list(dict.fromkeys(event.stage for event in events))
     assert stages == ["mesh", "shell", "samples", "fit", "field"]
-    by_stage = {stage: [event for event in events if event.stage == stage] for stage in stages}
+    kinds = [event.stage for event in events]
+    assert kinds == sorted(kinds, key=stages.index)  # no stage comes back
     assert all(0 <= event.done <= event.total for event in events)
+    by_stage = {stage: [event for event in events if event.stage == stage] for stage in stages}
     assert [len(by_stage[stage]) for stage in ("mesh", "shell", "field")] == [1, 1, 1]
     assert "12 faces" in by_stage["mesh"][0].text
     assert by_stage["shell"][0].text.startswith("8 spheres, thickness 0.")
     *rounds, last = by_stage["samples"]
     assert [(event.done, event.total) for event in rounds] == [(0, 2), (1, 2)]
     assert last == Event("samples", 1, 1, "2,000 x 2 rounds")
-    assert [(event.done, event.total) for event in by_stage["fit"]] == [(i, 4) for i in (1, 2, 3, 4)]
+    epochs = [(event.done, event.total) for event in by_stage["fit"]]
+    assert epochs == [(done, 4) for done in (1, 2, 3, 4)]
     assert "loss" in by_stage["fit"][0].text and "KiB" in by_stage["field"][0].text
-    kinds = [event.stage for event in events]
-    assert kinds == sorted(kinds, key=stages.index)  # no stage comes back
 
-    assert isinstance(run, MeshRun) and run.config == config and run.source.path == box_path
-    names = {path.name for path in folder.iterdir()}
+
+def test_what_a_run_consists_of(whole):
+    run, _ = whole
+    assert isinstance(run, MeshRun) and run.source.path == run.config.mesh.path
+    names = {path.name for path in run.folder.iterdir()}
     expected = {"config.yaml", "samples.npz", "field.safetensors", "training.safetensors"}
     assert names == expected | {"log", "fit.json"}
-    facts = json.loads((folder / "fit.json").read_text())
+    facts = json.loads((run.folder / "fit.json").read_text())
     assert facts["samples"] == 8000 and facts["fit_seconds"] > 0
 
-    events.clear()
-    again = fit_run(config, folder, progress=events.append)
-    assert events == [last, Event("field", 1, 1, "already fitted")]
-    points = torch.rand(100, 3)
-    assert torch.equal(again.field.sdf(points), run.field.sdf(points))
+
+def test_a_finished_run_is_opened(whole):
+    run, events = whole[0], []
+    again = fit_run(run.config, run.folder, progress=events.append)
+    assert [event.stage for event in events] == ["samples", "field"]
+    assert events[-1] == Event("field", 1, 1, "already fitted")
+    assert equal(again.field, run.field)
 
 
-def test_a_fit_that_was_interrupted_goes_on(tmp_path, box_path):
-    config = load_config(None, TINY, box_path)
-    whole = fit_run(config, tmp_path / "whole")
+def test_a_fit_that_was_interrupted_goes_on(whole, tmp_path):
+    """The mesh is needed for the samples only, and these are kept."""
+    run, folder = whole[0], tmp_path / "run"
+    folder.mkdir()
+    for name in ("config.yaml", "samples.npz"):
+        shutil.copy(run.folder / name, folder)
+    mesh = Path(run.config.mesh.path)
+    mesh.rename(mesh.with_name("moved.ply"))
 
     def interrupt(event):
         if event.stage == "fit" and event.done == 3:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        fit_run(config, tmp_path / "cut", progress=interrupt)
+        fit_run(run.config, folder, progress=interrupt)
     with pytest.raises(InputError, match="its fit has not finished"):
-        open_run(tmp_path / "cut")
+        open_run(folder)
     events = []
-    resumed = fit_run(config, tmp_path / "cut", progress=events.append)
+    resumed = fit_run(run.config, folder, progress=events.append)
+    mesh.with_name("moved.ply").rename(mesh)
     assert [event.done for event in events if event.stage == "fit"] == [3, 4]
-    assert "mesh" not in {event.stage for event in events}  # the samples are kept
-    assert json.loads((tmp_path / "cut" / "fit.json").read_text()) == {"samples": 8000}
-    for one, other in zip(whole.field.parameters(), resumed.field.parameters(), strict=True):
-        assert torch.equal(one, other)
-
-
-def test_a_fit_needs_the_mesh_only_for_its_samples(tmp_path, box_path):
-    config = load_config(None, TINY, box_path)
-    whole = fit_run(config, tmp_path / "run")
-    (tmp_path / "run" / "field.safetensors").unlink()
-    (tmp_path / "run" / "training.safetensors").unlink()
-    (tmp_path / "box.ply").unlink()
-    again = fit_run(config, tmp_path / "run")
-    for one, other in zip(whole.field.parameters(), again.field.parameters(), strict=True):
-        assert torch.equal(one, other)
+    assert json.loads((folder / "fit.json").read_text()) == {"samples": 8000}
+    assert equal(resumed.field, run.field)
 
 
 def test_a_mesh_with_large_holes_is_warned_of(tmp_path, ball):

@@ -17,7 +17,7 @@ from dss.run import PLUGINS, load_config, open_run
 
 README = Path(__file__).parents[1] / "README.md"
 BLOCK = re.compile(r"^`([\w./]+)`\n```\w*\n(.*?)^```$", re.MULTILINE | re.DOTALL)
-TINY = ["samples.count=50000", "fit.epochs=10", "fit.resample=10", "fit.batch_size=512"]
+TINY = ["samples.count=40000", "fit.epochs=4", "fit.resample=4", "fit.batch_size=512"]
 MAX_LINES = 150
 
 
@@ -43,10 +43,10 @@ def written(tmp_path, monkeypatch):
     sys.modules.pop("dss.fields.plain")
 
 
-def test_the_example_is_fitted_and_measured(written, tmp_path, box, fewer_points):
-    box.export(tmp_path / "box.ply")
+def test_the_example_is_fitted_and_measured(written, tmp_path, ball, fewer_points):
+    ball.export(tmp_path / "ball.ply")
     path = written["configs/plain.yaml"]
-    config = load_config(path, TINY, str(tmp_path / "box.ply"))
+    config = load_config(path, TINY, str(tmp_path / "ball.ply"))
     assert config.field.method == "plain" and config.field.width == 64
     run = fit_run(config, tmp_path / "run")
     metrics = measure_run(run, resolution=48).metrics

@@ -61,7 +61,8 @@ def test_a_field_comes_back(tmp_path):
     points = torch.rand(1000, 3) * 2 - 1
     assert torch.equal(run.field.sdf(points), field.sdf(points))
     assert run.config == CONFIG and run.source == SOURCE
-    assert not [path for path in (tmp_path / "run").iterdir() if path.name.startswith(".")]  # no temporary file stays
+    # no temporary file stays
+    assert not [path for path in (tmp_path / "run").iterdir() if path.name.startswith(".")]
 
 
 def test_samples_come_back(tmp_path):
@@ -111,11 +112,14 @@ def empty(path):
 
 
 def pickled(path):
-    path.write_bytes(bytes.fromhex("80049505000000000000007d9404752e"))  # a dictionary, by pickle protocol 4
+    # a dictionary, by pickle protocol 4
+    path.write_bytes(bytes.fromhex("80049505000000000000007d9404752e"))
 
 
 def misshapen(path):
-    tensors = {f"shell.{name}": value for name, value in SHELL.state_dict().items()} | {"latents": torch.zeros(2, 9)}
+    tensors = {f"shell.{name}": value for name, value in SHELL.state_dict().items()} | {
+        "latents": torch.zeros(2, 9)
+    }
     source = dataclasses.asdict(SOURCE)
     about = {"version": VERSION, "config": {"field": {"width": 16, "latent": 4}}, "source": source}
     save_file(tensors, path, {"dss": json.dumps(about)})
@@ -133,7 +137,9 @@ def future(path):
     save_file({"weight": torch.zeros(3)}, path, {"dss": json.dumps({"version": "99"})})
 
 
-@pytest.mark.parametrize("damage", [foreign, truncated, garbage, empty, pickled, misshapen, sourceless, listed, future])
+@pytest.mark.parametrize(
+    "damage", [foreign, truncated, garbage, empty, pickled, misshapen, sourceless, listed, future]
+)
 def test_a_damaged_or_foreign_field_is_named_in_one_line(folder, damage):
     damage(folder / "field.safetensors")
     with pytest.raises(InputError, match="field.safetensors") as caught:
@@ -201,7 +207,9 @@ def test_the_log_tells_the_caller_and_tensorboard(tmp_path):
 
 def test_the_truth_of_a_run_is_found_where_it_is_now(ball_run):
     run, path = open_run(ball_run), ball_run.parent / "ball.ply"
-    with pytest.raises(InputError, match="moved.ply, which is not there; name its place with --data"):
+    with pytest.raises(
+        InputError, match="moved.ply, which is not there; name its place with --data"
+    ):
         run.load_truth()
     mesh = load_mesh(path)
     for found in (run.load_truth(str(path)), run.load_mesh(str(path))):

@@ -1,5 +1,4 @@
-"""Ground truth: the signed distance to a mesh, by NVIDIA Warp on the CPU and on CUDA, one code
-path.
+"""Ground truth: the signed distance to a mesh, by NVIDIA Warp, alike on the CPU and on CUDA.
 
 The sign is that of the generalised winding number (inside where it exceeds 1/2), so meshes need not
 be watertight.
@@ -11,25 +10,26 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import cached_property
+from pathlib import Path
 
 import numpy as np
 import torch
 import warp as wp
 from torch import Tensor
+from torch.nn.functional import normalize
 
+import kernels
 from dss.errors import InputError
 from dss.geometry.mesh import surface_samples
 
 CHUNK = 1 << 14  # points per launch on the CPU: small enough to share evenly among the threads
-AMBIGUOUS = (
-    0.25  # how far the winding number beside the surface may be from 0 in front and 1 behind
-)
+AMBIGUOUS = 0.25  # how far the winding number beside a face may be from 0 in front and 1 behind
+CLOSEST_POINT = (Path(kernels.__file__).parent / "closest_point.h").read_text(encoding="utf-8")
 
 
 @contextmanager
 def _silent() -> Iterator[None]:
-    """Drop what native code writes to standard error: without a GPU, Warp's start-up warns that
-    there is none."""
+    """Drop what native code writes to standard error. Without a GPU, Warp warns at its start."""
     saved, null = os.dup(2), os.open(os.devnull, os.O_WRONLY)
     os.dup2(null, 2)
     try:
@@ -47,8 +47,11 @@ with _silent():
 
 @wp.func_native("return wp::mesh_query_winding_number(mesh, point, 1.25f);")
 def winding_number(mesh: wp.uint64, point: wp.vec3) -> float:
-    """Clusters of faces are taken together from 1.25 times their radius: within 0.04 of the exact
-    number on closed meshes, and 2.5 times faster than the usual factor of 2 (within 0.004)."""
+    """The generalised winding number of the mesh around a point.
+
+    Faces are taken together from 1.25 times the radius of their cluster: within 0.04 of the exact
+    number on closed meshes, and 2.5 times faster than the usual factor of 2 (within 0.004).
+    """
     ...
 
 
@@ -60,63 +63,7 @@ def winding_kernel(
     winding[i] = winding_number(mesh, points[i])
 
 
-@wp.func_native("""
-    using namespace wp;
-    using vec = vec_t<3, double>;
-    const Mesh shape = mesh_get(mesh);
-    const vec3 rounded(float(point[0]), float(point[1]), float(point[2]));
-    double best = within * within, reach = within + 4e-7;  // the boxes and the point that is held against them are rounded
-    vec_t<4, double> result(0.0, 0.0, 0.0, -1.0);
-    int nodes[BVH_QUERY_STACK_SIZE + 1], count = 0;
-    float gaps[BVH_QUERY_STACK_SIZE + 1];
-    const auto push = [&](int node, float square) {
-        nodes[count] = node;
-        gaps[count++] = square;
-    };
-    const auto gap = [&](int node) {
-        const BVHPackedNodeHalf low = bvh_load_node(shape.bvh.node_lowers, node), high = bvh_load_node(shape.bvh.node_uppers, node);
-        return distance_to_aabb_sq(rounded, vec3(low.x, low.y, low.z), vec3(high.x, high.y, high.z));
-    };
-    push(*shape.bvh.root, 0.0f);
-    while (count) {
-        if (gaps[--count] > reach * reach)
-            continue;
-        const BVHPackedNodeHalf low = bvh_load_node(shape.bvh.node_lowers, nodes[count]);
-        const BVHPackedNodeHalf high = bvh_load_node(shape.bvh.node_uppers, nodes[count]);
-        if (!low.b) {
-            const float left = gap(low.i), right = gap(high.i);
-            const bool left_first = left < right;
-            push(left_first ? high.i : low.i, left_first ? right : left);
-            push(left_first ? low.i : high.i, left_first ? left : right);
-            continue;
-        }
-        for (int item = low.i; item < high.i; ++item) {
-            const int face = shape.bvh.primitive_indices[item];
-            vec corner[3];
-            for (int k = 0; k < 3; ++k)
-                corner[k] = vertices.data[shape.indices[3 * face + k]];
-            const vec normal = cross(corner[1] - corner[0], corner[2] - corner[0]);
-            const double square = dot(normal, normal), height = dot(point - corner[0], normal);
-            if (height * height > best * square)
-                continue;
-            bool above = square > 0.0;
-            for (int k = 0; k < 3 && above; ++k)
-                above = dot(cross(corner[(k + 1) % 3] - corner[k], point - corner[k]), normal) > 0.0;
-            for (int k = 0; k < (above ? 1 : 3); ++k) {
-                const vec edge = corner[(k + 1) % 3] - corner[k];
-                const double length = dot(edge, edge), along = length > 0.0 ? dot(edge, point - corner[k]) / length : 0.0;
-                const vec q = above ? point - normal * (height / square) : corner[k] + edge * clamp(along, 0.0, 1.0);
-                const double distance = dot(q - point, q - point);
-                if (distance < best) {
-                    best = distance;
-                    reach = ::sqrt(best) + 4e-7;
-                    result = vec_t<4, double>(q[0], q[1], q[2], double(face));
-                }
-            }
-        }
-    }
-    return result;
-""")
+@wp.func_native(CLOSEST_POINT)
 def nearest(
     mesh: wp.uint64, vertices: wp.array(dtype=wp.vec3d), point: wp.vec3d, within: wp.float64
 ) -> wp.vec4d:
@@ -140,9 +87,8 @@ def sdf_kernel(
     distance = within
     closest = nearest(mesh, vertices, wp.vec3d(points[i]), wp.float64(within))
     if closest[3] >= wp.float64(0.0):
-        distance = float(
-            wp.length(wp.vec3d(closest[0], closest[1], closest[2]) - wp.vec3d(points[i]))
-        )
+        place = wp.vec3d(closest[0], closest[1], closest[2])
+        distance = float(wp.length(place - wp.vec3d(points[i])))
     if winding_number(mesh, points[i]) > 0.5:
         distance = -distance
     sdf[i] = distance
@@ -191,11 +137,9 @@ def numpy_or_torch(method: Callable) -> Callable:
         result = method(self, *tensors, **options)
         if isinstance(arrays[0], Tensor):
             return result
-        return (
-            tuple(part.cpu().numpy() for part in result)
-            if isinstance(result, tuple)
-            else result.cpu().numpy()
-        )
+        if isinstance(result, tuple):
+            return tuple(part.cpu().numpy() for part in result)
+        return result.cpu().numpy()
 
     return wrapper
 
@@ -205,18 +149,17 @@ class MeshDistance:
 
     The queries run on `device`; they take torch tensors or numpy arrays (n, 3) and answer in kind.
     Distances and closest points are computed in float64 and, but for `exact`, rounded to float32;
-    winding numbers and rays are float32. Raises InputError where there are no faces, or one names a
-    vertex that is not there: Warp would crash.
+    winding numbers and rays are float32.
+    Raises InputError where there are no faces, or where one names a vertex that does not exist:
+    Warp would crash.
     """
 
     def __init__(self, vertices: np.ndarray, faces: np.ndarray, device: torch.device | str = "cpu"):
         self.device = torch.empty(0, device=device).device  # with its index, which Warp asks for
         self.vertices, self.faces = np.asarray(vertices, np.float64), np.asarray(faces, np.int64)
         if not len(self.faces) or self.faces.min() < 0 or self.faces.max() >= len(self.vertices):
-            raise InputError(
-                f"a mesh of {len(self.vertices)} vertices and {len(self.faces)} faces has no "
-                "distance; check its faces"
-            )
+            size = f"{len(self.vertices)} vertices and {len(self.faces)} faces"
+            raise InputError(f"a mesh of {size} has no distance; check its faces")
         name = wp.device_from_torch(self.device)
         self._vertices = wp.array(self.vertices, dtype=wp.vec3d, device=name)
         self._mesh = wp.Mesh(
@@ -231,21 +174,16 @@ class MeshDistance:
     def normals(self) -> Tensor:
         """Unit face normals (f, 3) float32 on the device; zero for a degenerate face."""
         corners = self.vertices[self.faces]
-        normal = torch.from_numpy(
-            np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])
-        )
-        return (
-            torch.nn.functional.normalize(normal, dim=1, eps=0)
-            .nan_to_num()
-            .to(self.device, torch.float32)
-        )
+        edges = corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0]
+        normal = normalize(torch.from_numpy(np.cross(*edges)), dim=1, eps=0).nan_to_num()
+        return normal.to(self.device, torch.float32)
 
     @numpy_or_torch
     def sdf(self, points: Tensor, within: float = torch.inf) -> Tensor:
         """Signed distance (n,) of points (n, 3), negative inside.
 
-        `within` bounds the search: the result is the signed distance clamped to [-within, within],
-        the sign included, and points farther away cost a tenth.
+        `within` bounds the search: the result is the signed distance clamped to [-within, within].
+        Points that are farther away cost a tenth.
         """
         sdf = points.new_empty(len(points))
         self._launch(sdf_kernel, [self._vertices, within], [points], [sdf])
@@ -272,10 +210,8 @@ class MeshDistance:
 
         t counts lengths of the direction; the face's normal is `normals[face]`.
         """
-        t, face = (
-            origins.new_empty(len(origins)),
-            origins.new_empty(len(origins), dtype=torch.int64),
-        )
+        t = origins.new_empty(len(origins))
+        face = origins.new_empty(len(origins), dtype=torch.int64)
         self._launch(raycast_kernel, [], [origins, directions], [t, face])
         return t, face
 
@@ -285,29 +221,28 @@ class MeshDistance:
         return (self._closest(points)[0] - points).norm(dim=1).cpu().numpy()
 
     def ambiguous_share(self, count: int = 20_000, offset: float = 1e-4, seed: int = 0) -> float:
-        """Share of the surface, by area, where the winding number does not tell inside from
-        outside.
+        """Share of the surface, by area, where the winding number cannot tell inside from outside.
 
         That is where it is not within 1/4 of 0 just in front of the face and of 1 just behind it,
         as beside large holes, on sheets, on faces inside the solid and on solids turned inside out.
         """
         points, face = surface_samples(self.vertices, self.faces, count, seed)
         step = offset * self.normals.cpu().numpy()[face]
-        ambiguous = (np.abs(self.winding(points + step)) > AMBIGUOUS) | (
-            np.abs(self.winding(points - step) - 1) > AMBIGUOUS
-        )
-        return float(ambiguous.mean())
+        in_front = np.abs(self.winding(points + step)) > AMBIGUOUS
+        behind = np.abs(self.winding(points - step) - 1) > AMBIGUOUS
+        return float((in_front | behind).mean())
 
     def _closest(self, points: Tensor) -> tuple[Tensor, Tensor]:
-        closest, face = torch.empty_like(points), points.new_empty(len(points), dtype=torch.int64)
+        closest = torch.empty_like(points)
+        face = points.new_empty(len(points), dtype=torch.int64)
         self._launch(closest_kernel, [self._vertices], [points], [closest, face])
         return closest, face
 
     def _launch(
         self, kernel: wp.Kernel, constants: list, points: list[Tensor], results: list[Tensor]
     ) -> None:
-        """One thread of `kernel` per point. Warp runs a CPU launch serially, but outside Python's
-        lock: use several."""
+        """Run one thread of `kernel` per point. On the CPU, Warp runs a launch serially but without
+        Python's lock, so several run at once."""
         device = wp.device_from_torch(self.device)
         stream = wp.stream_from_torch(self.device) if device.is_cuda else None
         chunk = max(1, len(points[0])) if device.is_cuda else CHUNK
@@ -317,24 +252,16 @@ class MeshDistance:
                 [_as_warp(array[start : start + chunk]) for array in arrays]
                 for arrays in (points, results)
             )
-            wp.launch(
-                kernel,
-                len(inputs[0]),
-                [self._mesh.id, *constants, *inputs],
-                outputs,
-                device=device,
-                stream=stream,
-            )
+            arguments = [self._mesh.id, *constants, *inputs]
+            wp.launch(kernel, len(inputs[0]), arguments, outputs, device=device, stream=stream)
 
         with ThreadPoolExecutor(torch.get_num_threads()) as pool:
             list(pool.map(launch, range(0, len(points[0]), chunk)))
 
 
 def _as_warp(array: Tensor) -> wp.array:
-    kind = {
-        (torch.float32, 1): wp.float32,
-        (torch.int64, 1): wp.int64,
-        (torch.float32, 2): wp.vec3,
-        (torch.float64, 2): wp.vec3d,
-    }
-    return wp.from_torch(array, kind[array.dtype, array.ndim], requires_grad=False)
+    kinds = {
+        (torch.float32, 1): wp.float32, (torch.int64, 1): wp.int64,
+        (torch.float32, 2): wp.vec3, (torch.float64, 2): wp.vec3d,
+    }  # fmt: skip
+    return wp.from_torch(array, kinds[array.dtype, array.ndim], requires_grad=False)

@@ -34,8 +34,7 @@ class Shell(NamedTuple):
 
 
 class Network(NamedTuple):
-    """A field's network as the operators take it. kernels/network.h has the order of the
-    weights."""
+    """A field's network as the operators take it; kernels/network.h orders the weights."""
 
     table: Tensor  # (S, width) float32: what latent and bias add to the first layer, per sphere
     weights: Tensor  # (m,) float32
@@ -56,25 +55,26 @@ class Intervals(NamedTuple):
     @property
     def ray(self) -> Tensor:
         """The ray (m,) int64 of each interval."""
-        index = torch.arange(len(self.offsets) - 1, device=self.offsets.device)
-        return index.repeat_interleave(self.offsets.diff())
+        rays = torch.arange(len(self.offsets) - 1, device=self.offsets.device)
+        return rays.repeat_interleave(self.offsets.diff())
 
     def merged(self) -> "Intervals":
-        """Disjoint intervals that cover the same parts of the rays: those that overlap are joined.
+        """Disjoint intervals that cover the same: those of a ray that overlap or touch are joined.
 
-        A joined interval names the sphere of its first part.
+        The sphere of a joined interval is that of its first part.
         """
         if not len(self.start):
             return self
-        # Later rays are moved beyond earlier ones, so that one running maximum serves them all.
         ray = self.ray
+        # Shift later rays beyond the earlier ones, so that one running maximum serves them all.
         shift = ray.double() * (2 * self.end.max().double() + 1)
         reach = (self.end.double() + shift).cummax(0).values
         first = torch.ones_like(ray, dtype=torch.bool)
-        first[1:] = (self.start[1:].double() + shift[1:] > reach[:-1]) | (ray[1:] != ray[:-1])
+        beyond = self.start[1:].double() + shift[1:] > reach[:-1]
+        first[1:] = beyond | (ray[1:] != ray[:-1])
         last = torch.cat([first[1:], first.new_ones(1)])
         counts = torch.bincount(ray[first], minlength=len(self.offsets) - 1)
-        offsets = torch.nn.functional.pad(counts.cumsum(0), (1, 0))
+        offsets = torch.cat([counts.new_zeros(1), counts.cumsum(0)])
         end = (reach - shift)[last].to(self.end)
         return Intervals(offsets, self.start[first], end, self.sphere[first], self.stop)
 
@@ -172,12 +172,9 @@ def shell_sdf(shell: Shell, network: Network, points: Tensor, rule: str) -> Tens
     at the union's nearest point.
     """
     points = _points("shell_sdf", shell, points)
-    arguments = (
-        *_network("shell_sdf", shell, network),
-        points,
-        _rule("shell_sdf", rule, RULES[1:]),
-    )
-    return _call("shell_sdf", *shell, *arguments, plain=_too_large(network))
+    rule = _rule("shell_sdf", rule, RULES[1:])
+    network = _network("shell_sdf", shell, network)
+    return _call("shell_sdf", *shell, *network, points, rule, plain=_too_large(network))
 
 
 @torch.no_grad()

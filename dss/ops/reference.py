@@ -41,9 +41,9 @@ def shell_intervals(
 
 
 def _crossings(spheres: Tensor, origins: Tensor, unit: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Where rays (n,) with unit directions (3, n, 1) pass spheres (S,): entry into and exit from
-    the outer ones (n, S), inf and NaN where there is none ahead; entry into the first inner one
-    (n,)."""
+    """Where rays (n,) with unit directions (3, n, 1) cross spheres (S,): entry into the outer ones
+    (n, S), inf where there is none ahead; exit from them (n, S), NaN where there is none; and entry
+    into the first inner one (n,), inf without one."""
     offset = spheres[:, :3].T[:, None] - origins.T[:, :, None]  # (3, n, S)
     middle = (offset * unit).sum(0)
     across = (offset - middle * unit).square().sum(0)
@@ -104,9 +104,8 @@ def _partition(
     cuts = torch.cat(cuts, 1).nan_to_num(0, 0, 0).clamp(min=0).minimum(last[:, None]).sort(1).values
     ray, piece = (cuts.diff(dim=1) > SAME_PLACE).nonzero(as_tuple=True)
     start, end = cuts[ray, piece], cuts[ray, piece + 1]
-    owner = shell_owner(
-        spheres, None, origins[ray] + ((start + end) / 2)[:, None] * unit[ray], rule
-    )
+    middle = origins[ray] + ((start + end) / 2)[:, None] * unit[ray]
+    owner = shell_owner(spheres, None, middle, rule)
     change = (ray[1:] != ray[:-1]) | (owner[1:] != owner[:-1])
     border = change.new_ones(min(1, len(ray)))
     first, last = torch.cat([border, change]), torch.cat([change, border])
@@ -146,9 +145,8 @@ def shell_owner(spheres: Tensor, tree: Tensor, points: Tensor, rule: int) -> Ten
         score, index = torch.where(distance < spheres[:, 4], score, torch.inf).min(1)
         return torch.where(score.isfinite(), index, -1)
 
-    return torch.cat(
-        [owner(part) for _, part in _chunks(max(1, MAX_PAIRS // len(spheres)), points)]
-    )
+    chunks = _chunks(max(1, MAX_PAIRS // len(spheres)), points)
+    return torch.cat([owner(part) for _, part in chunks])
 
 
 def shell_union_sdf(
@@ -210,10 +208,9 @@ def _predict(
         delta = delta * slope_of_activation(x) @ matrix
     sine, cosine = delta.view(-1, 2, 3, octaves).unbind(1)
     slope = ((sine * phase.cos() - cosine * phase.sin()) * rates).sum(2) * scale
+    slope = slope * (thickness if radial else 1 - output.tanh().square())
     if radial:
-        slope = (points - center) / radius.clamp(min=1e-12) + slope * thickness
-    else:
-        slope = slope * (1 - output.tanh().square())
+        slope = slope + (points - center) / radius.clamp(min=1e-12)
     return value[:, 0], slope
 
 
@@ -259,20 +256,19 @@ def shell_trace(
         steps[items] += 1
         return field(origins[ray[items]] + t[:, None] * directions[ray[items]], sphere[items])
 
-    if exact:
-        hit = _first_crossing(query, start, end, end >= stop[ray], rule == EVERY, tolerance)
-    else:
-        hit = _paper_hit(query, start, end)
+    hit = (
+        _first_crossing(query, start, end, end >= stop[ray], rule == EVERY, tolerance)
+        if exact
+        else _paper_hit(query, start, end)
+    )
     first = torch.full_like(stop, torch.inf).scatter_reduce(0, ray, hit, "amin")
     # Among hits this close, the paper takes the one whose sphere was entered longest before.
     window = 0 if exact or rule != EVERY else 5 * PAPER_EPSILON
     eligible = hit.isfinite() & (hit - first[ray] <= window)
     way = torch.where(eligible, hit - start, -torch.inf)
     longest = torch.full_like(stop, -torch.inf).scatter_reduce(0, ray, way, "amax")
-    none = len(ray)
-    item = torch.where(
-        eligible & (way == longest[ray]), torch.arange(none, device=ray.device), none
-    )
+    none, items = len(ray), torch.arange(len(ray), device=ray.device)
+    item = torch.where(eligible & (way == longest[ray]), items, none)
     chosen = torch.full_like(rays, none).scatter_reduce(0, ray, item, "amin")
     t = torch.cat([hit, hit.new_full((1,), torch.inf)])[chosen]
     owner = torch.cat([sphere, sphere.new_full((1,), -1)])[chosen]

@@ -73,11 +73,5 @@ def _sdf(spheres, tree, table, weights, sizes, frequency, half, points, rule):
 
 
 def _trace(spheres, tree, table, weights, sizes, frequency, half, origins, *_):
-    n, new, integer = len(origins), origins.new_empty, torch.int32
-    return (
-        new(n),
-        new(n, dtype=torch.int64),
-        new(n, 3),
-        new(n, dtype=integer),
-        new(n, dtype=integer),
-    )
+    n, new, int32, int64 = len(origins), origins.new_empty, torch.int32, torch.int64
+    return new(n), new(n, dtype=int64), new(n, 3), new(n, dtype=int32), new(n, dtype=int32)

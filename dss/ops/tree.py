@@ -31,10 +31,8 @@ def build_tree(spheres: np.ndarray) -> np.ndarray:
     def fill(node: int, index: np.ndarray, level: int) -> np.ndarray:
         """Write the records of a node and all below it; its box, low x y z and high x y z."""
         if level == 0:
-            records[node, :5, : len(index)], records[node, 5, : len(index)] = (
-                spheres[index].T,
-                index,
-            )
+            records[node, :5, : len(index)] = spheres[index].T
+            records[node, 5, : len(index)] = index
         else:
             children = divide(index, -(-len(index) // BRANCHING**level))
             for k, child in enumerate(children):

@@ -17,18 +17,9 @@ from dss.evaluation.geometry import (
 )
 from dss.geometry.distance import MeshDistance
 from dss.geometry.mesh import load_mesh
-from tests.rendering.test_isosurface import Analytic, ball_shell
+from tests.helpers import KEYS, Analytic, ball_shell
 
-KEYS = {
-    *("chamfer", "chamfer_floor", "surface_mean", "surface_rms", "surface_max", "normal_error_deg"),
-    *("iou_uniform", "iou_near", "bytes", "faces"),
-}
-
-
-@pytest.fixture(autouse=True)
-def fewer_points(monkeypatch):
-    monkeypatch.setattr(metrics, "SAMPLES", 1 << 15)
-    monkeypatch.setattr(metrics, "UNIFORM", 1 << 16)
+pytestmark = pytest.mark.usefixtures("fewer_points")
 
 
 def saved(mesh, path):

@@ -18,7 +18,7 @@ from dss.evaluation.images import (
 from dss.rendering.buffers import render
 from dss.rendering.cameras import turntable
 from dss.rendering.images import save_png
-from tests.rendering.test_tracing import Analytic, sphere
+from tests.helpers import Analytic, sphere
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""The tracer in eager torch finds what the operators find; clock, stages and table say what they should."""
+"""The tracer in eager torch finds what the operators find; clock, stages and table are right."""
 
 import json
 import time

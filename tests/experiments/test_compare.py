@@ -165,9 +165,7 @@ def test_a_method_that_fails_does_not_stop_the_others(tmp_path):
     assert (tmp_path / "first_one" / "good" / "comparison.json").is_file()
 
 
-def test_a_fit_that_fails_is_named_and_the_others_go_on(
-    brief, path, tmp_path, monkeypatch, script
-):
+def test_a_fit_that_fails_is_named_and_the_others_go_on(brief, path, tmp_path, monkeypatch, script):
     entries = (Fitted("small", "nglod_2", (*BRIEF, "field.lods=20")), Draco("Draco, 11 bits", 11))
     monkeypatch.setitem(PRESETS, "brief", replace(PRESETS["brief"], entries=entries))
     monkeypatch.setattr(compare, "plot_rate_distortion", lambda out, rows: "plot")

@@ -25,25 +25,25 @@ def coarse(monkeypatch, fewer_points):
     monkeypatch.setattr(module, "measure_run", partial(measure_run, resolution=32))
 
 
-@pytest.fixture
-def config(tmp_path):
-    path = tmp_path / "tiny.yaml"
-    path.write_text(yaml.safe_dump(TINY))
-    return path
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory, box):
+    """A configuration, and three meshes of which bad.ply is none."""
+    folder = tmp_path_factory.mktemp("sweep")
+    (folder / "tiny.yaml").write_text(yaml.safe_dump(TINY))
+    box.export(folder / "one.ply")
+    (folder / "bad.ply").write_text("ply\nnothing")
+    box.export(folder / "two.ply")
+    return folder
 
 
-@pytest.fixture
-def meshes(tmp_path, box):
-    """A box, something that is no mesh, and another box."""
-    box.export(tmp_path / "one.ply")
-    (tmp_path / "bad.ply").write_text("ply\nnothing")
-    box.export(tmp_path / "two.ply")
-    return [tmp_path / f"{name}.ply" for name in ("one", "bad", "two")]
+@pytest.fixture(scope="module")
+def meshes(folder):
+    return [folder / f"{name}.ply" for name in ("one", "bad", "two")]
 
 
-def test_each_mesh_has_its_run_and_a_bad_one_says_why(config, meshes, tmp_path):
-    out = tmp_path / "out"
-    found = list(sweep(str(config), meshes, out))
+def test_each_mesh_has_its_run_and_a_bad_one_says_why(folder, meshes):
+    out, config = folder / "out", str(folder / "tiny.yaml")
+    found = list(sweep(config, meshes, out))
     assert [result.data for result in found] == ["one", "bad", "two"]
     assert {result.method for result in found} == {"tiny"}
     assert found[1].row is None and "bad.ply" in found[1].reason
@@ -51,13 +51,13 @@ def test_each_mesh_has_its_run_and_a_bad_one_says_why(config, meshes, tmp_path):
         assert json.loads((out / result.data / "eval.json").read_text()) == result.row
         assert load_config(out / result.data / "config.yaml").mesh.path.endswith(".ply")
     before = (out / "one" / "field.safetensors").stat().st_mtime_ns
-    again = list(sweep(str(config), meshes[:1], out))
+    again = list(sweep(config, meshes[:1], out))
     assert again[0].row == found[0].row
     assert (out / "one" / "field.safetensors").stat().st_mtime_ns == before
 
 
-def test_the_script(config, meshes, tmp_path, script):
-    out = tmp_path / "out"
+def test_the_script(folder, meshes, script):
+    out, config = folder / "out", folder / "tiny.yaml"
     code, output, error = script("scripts.sweep", *meshes, "--config", config, "--out", out)
     assert code == 2 and not error, error
     lines = output.splitlines()

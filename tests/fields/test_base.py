@@ -9,7 +9,13 @@ from dss.fields.base import Field
 from dss.fields.dual_shell import DualShellSettings
 from dss.shell.dual_shell import DualShell
 
-PAPER = {"local": False, "octaves": 6, "activation": "leaky_relu", "output": "tanh", "owner": "smallest"}
+PAPER = {
+    "local": False,
+    "octaves": 6,
+    "activation": "leaky_relu",
+    "output": "tanh",
+    "owner": "smallest",
+}
 
 
 def random_shell(count: int, seed: int = 0) -> DualShell:
@@ -19,7 +25,7 @@ def random_shell(count: int, seed: int = 0) -> DualShell:
 
 
 class Truth(Field):
-    """The exact distance to a sphere of radius `radius` about the origin, known in the interlayer only."""
+    """The exact distance to a sphere about the origin, known in the interlayer only."""
 
     def __init__(self, shell: DualShell, radius: float):
         super().__init__(shell)
@@ -29,7 +35,10 @@ class Truth(Field):
         return points.norm(dim=1) - self.radius
 
 
-@pytest.mark.parametrize(("layers", "count", "kib"), [(1, 512, 109.0), (2, 512, 173.5), (4, 512, 302.5), (2, 128, 118.0), (4, 1024, 376.5)])
+@pytest.mark.parametrize(
+    ("layers", "count", "kib"),
+    [(1, 512, 109.0), (2, 512, 173.5), (4, 512, 302.5), (2, 128, 118.0), (4, 1024, 376.5)],
+)
 def test_storage_is_that_of_the_published_code(layers, count, kib):
     # docs/method.md, section 5: latents, network and 5 floats of geometry per sphere
     field = build(DualShellSettings(layers=layers, **PAPER), random_shell(count).geometry)
@@ -49,7 +58,9 @@ def test_the_paper_s_network_is_what_its_description_says():
         for layer in field.mlp[:-1:2]:
             x = torch.nn.functional.leaky_relu(layer.weight @ x + layer.bias, 0.1)
         expected = torch.tanh(field.mlp[-1].weight @ x + field.mlp[-1].bias)
-        assert field(points[i : i + 1], owner[i : i + 1]).item() == pytest.approx(expected.item(), abs=1e-6)
+        assert field(points[i : i + 1], owner[i : i + 1]).item() == pytest.approx(
+            expected.item(), abs=1e-6
+        )
 
 
 @pytest.mark.parametrize("options", [PAPER, {}])
@@ -62,13 +73,18 @@ def test_gradient_equals_finite_differences(options):
     gradient = field.gradient(points)
     field, points = field.double(), points.double().requires_grad_()
     step = 1e-6 * torch.eye(3, dtype=torch.float64)
-    differences = torch.stack([(field(points + h, owner) - field(points - h, owner)) / 2e-6 for h in step], 1)
+    differences = torch.stack(
+        [(field(points + h, owner) - field(points - h, owner)) / 2e-6 for h in step], 1
+    )
     assert torch.allclose(gradient, differences.float(), atol=2e-5)
 
 
 def test_sdf_is_total_and_keeps_the_sign_in_a_pocket():
-    # Small spheres on the surface of a large ball, and nothing inside: the middle is a pocket that no sphere covers.
-    direction = torch.nn.functional.normalize(torch.randn(1500, 3, generator=torch.Generator().manual_seed(0)), dim=1)
+    # Small spheres on the surface of a large ball, and nothing inside: the middle is a pocket that
+    # no sphere covers.
+    direction = torch.nn.functional.normalize(
+        torch.randn(1500, 3, generator=torch.Generator().manual_seed(0)), dim=1
+    )
     shell = DualShell(direction * 0.72, torch.full((1500,), 0.05), torch.full((1500,), 0.15))
     points = torch.rand(5_000, 3, generator=torch.Generator().manual_seed(1)) * 2 - 1
     field = Truth(shell, 0.8)
@@ -76,7 +92,8 @@ def test_sdf_is_total_and_keeps_the_sign_in_a_pocket():
     pocket = points.norm(dim=1) < 0.5
     assert pocket.sum() > 100 and (shell.outer_gap(points)[0][pocket] > 0).all()
     assert ((sdf < 0) == (truth < 0)).all()
-    assert (sdf.abs() <= truth.abs() + 1e-5)[shell.owner(points, "relative") < 0].all()  # outside the interlayer a safe step
+    # outside the interlayer a safe step
+    assert (sdf.abs() <= truth.abs() + 1e-5)[shell.owner(points, "relative") < 0].all()
     assert (sdf <= shell.inner_gap(points)).logical_or(sdf > 0).all()
 
 

@@ -1,4 +1,4 @@
-"""DeepSDF's network against its published size and a layer-by-layer reading; surfaces from points end to end."""
+"""DeepSDF's network against its published size and its description; surfaces from points."""
 
 import json
 
@@ -18,14 +18,27 @@ from dss.pipeline import fit_run
 from dss.run import load_config
 
 CONFIG = "deepsdf_points"
-SHORT = ["samples.count=200", "samples.uniform_share=0.2", "field.width=64", "field.dropout=0", "field.activation=silu", "fit.epochs=8",
-         "fit.resample=1", "fit.holdout=0.05", "fit.batch_size=800", "fit.lr=3e-3", "fit.schedule=cosine", "fit.loss=l2",
-         "fit.checkpoint=1000"]  # fmt: skip
+SHORT = [
+    "samples.count=200",
+    "samples.uniform_share=0.2",
+    "field.width=64",
+    "field.dropout=0",
+    "field.activation=silu",
+    "fit.epochs=8",
+    "fit.resample=1",
+    "fit.holdout=0.05",
+    "fit.batch_size=800",
+    "fit.lr=3e-3",
+    "fit.schedule=cosine",
+    "fit.loss=l2",
+    "fit.checkpoint=1000",
+]
 
 
 def test_the_published_network_has_its_size():
     field = build(load_config(CONFIG).field, {})
-    assert sum(parameter.numel() for parameter in field.parameters()) == 1_580_540  # docs/method.md, section 10
+    # docs/method.md, section 10
+    assert sum(parameter.numel() for parameter in field.parameters()) == 1_580_540
     assert sum(field.storage().values()) == 4 * 1_580_540
 
 
@@ -34,17 +47,24 @@ def test_the_published_network_is_what_its_description_says():
     field = build(DeepSdfSettings(width=16), {}).eval()
     with torch.no_grad():
         for layer in field.hidden:
-            layer.parametrizations.weight.original0.mul_(1 + torch.rand_like(layer.parametrizations.weight.original0))
+            layer.parametrizations.weight.original0.mul_(
+                1 + torch.rand_like(layer.parametrizations.weight.original0)
+            )
     points = torch.rand(20, 3) - 0.5
     x = points
     for number, layer in enumerate(field.hidden, 1):
-        magnitude, direction = layer.parametrizations.weight.original0, layer.parametrizations.weight.original1
+        magnitude, direction = (
+            layer.parametrizations.weight.original0,
+            layer.parametrizations.weight.original1,
+        )
         x = x @ (magnitude * direction / direction.norm(dim=1, keepdim=True)).T + layer.bias
         x = torch.where(x > 0, x, 0.25 * x)
         if number == 4:
             assert x.shape[1] == 13
             x = torch.cat([x, points], 1)
-    assert torch.allclose(field(points), torch.tanh(x @ field.last.weight.T + field.last.bias)[:, 0], atol=1e-6)
+    assert torch.allclose(
+        field(points), torch.tanh(x @ field.last.weight.T + field.last.bias)[:, 0], atol=1e-6
+    )
 
 
 def test_dropout_is_for_training_only():
@@ -59,7 +79,9 @@ def test_the_held_out_points_are_never_learnt(data):
     parts = [split(samples, 0.2, 0, by_owner=True) for samples in rounds]
     kept, out = ({tuple(part[side].owner.unique().tolist()) for part in parts} for side in (0, 1))
     assert len(kept) == len(out) == 1  # the same in every round
-    assert not set(*kept) & set(*out) and len(set(*out)) == 30 and len(set(*kept) | set(*out)) == 152
+    assert (
+        not set(*kept) & set(*out) and len(set(*out)) == 30 and len(set(*kept) | set(*out)) == 152
+    )
 
 
 @pytest.fixture(scope="module")
@@ -129,7 +151,10 @@ def test_bad_input(tmp_path, ellipsoid):
 
 
 def test_settings_are_checked():
-    for override, message in (("field.activation=relu", "must be one of prelu, silu"), ("field.dropout=1.5", "at most 0.9")):
+    for override, message in (
+        ("field.activation=relu", "must be one of prelu, silu"),
+        ("field.dropout=1.5", "at most 0.9"),
+    ):
         with pytest.raises(InputError, match=message):
             load_config(CONFIG, [override])
     assert isinstance(load_config(CONFIG), MeshConfig)

@@ -1,4 +1,4 @@
-"""Key Spheres against its formula written out, the published scores of its authors' networks, and damaged files."""
+"""Key Spheres against its formula, the published scores of its authors' networks, and bad files."""
 
 import pickle  # noqa: TID251 (to write what must not be read)
 from pathlib import Path
@@ -35,17 +35,29 @@ def own_features(field: KeySpheresField) -> list[torch.Tensor]:
     """What every sphere knows, one by one."""
     if field.settings.features == "latent":
         return list(field.latents)
-    return [field.shared.weight @ sphere + field.shared.bias if hasattr(field, "shared") else sphere for sphere in field.spheres]
+    return [
+        field.shared.weight @ sphere + field.shared.bias if hasattr(field, "shared") else sphere
+        for sphere in field.spheres
+    ]
 
 
 def theirs(field: KeySpheresField) -> dict:
     """A field as the authors' code stores it."""
     state = field.state_dict()
-    part = {"net": {"model." + name.removeprefix("mlp."): value for name, value in state.items() if name.startswith("mlp.")}}
+    part = {
+        "net": {
+            "model." + name.removeprefix("mlp."): value
+            for name, value in state.items()
+            if name.startswith("mlp.")
+        }
+    }
     if field.settings.features == "latent":
         part["spherelatent"] = state["latents"]
     else:
-        part["sphereNet"] = {"model.0.weight": state["shared.weight"], "model.0.bias": state["shared.bias"]}
+        part["sphereNet"] = {
+            "model.0.weight": state["shared.weight"],
+            "model.0.bias": state["shared.bias"],
+        }
     return part | {"sphere32": state["spheres"]}
 
 
@@ -59,7 +71,13 @@ def test_the_formula_point_by_point(features):
     field = make(features=features, layers=2, width=8)
     for x in cube(20):
         distances = [(x - sphere[:3]).norm() for sphere in field.spheres]
-        value = torch.cat([x, sum(d * feature for d, feature in zip(distances, own_features(field), strict=True)) / sum(distances)])
+        value = torch.cat(
+            [
+                x,
+                sum(d * feature for d, feature in zip(distances, own_features(field), strict=True))
+                / sum(distances),
+            ]
+        )
         for layer in field.mlp[:-2:2]:
             value = torch.nn.functional.leaky_relu(layer.weight @ value + layer.bias, 0.1)
         expected = torch.tanh(field.mlp[-2].weight @ value + field.mlp[-2].bias)
@@ -77,7 +95,10 @@ def test_the_formula_point_by_point(features):
     ],
 )
 def test_storage_is_as_published(features, count, layers, width, floats):
-    assert sum(make(count, features=features, layers=layers, width=width).storage().values()) == 4 * floats
+    assert (
+        sum(make(count, features=features, layers=layers, width=width).storage().values())
+        == 4 * floats
+    )
 
 
 @pytest.mark.parametrize("features", FEATURES)
@@ -116,16 +137,28 @@ def test_the_centres_join_every_batch_with_their_own_feature(features):
 def test_the_authors_networks_score_as_published(data, name):
     mesh = load_mesh(data / "thingi32" / f"{name}.ply")
     path = data / "key_spheres" / "models" / f"128_6_32_{name}.pth"
-    field, folded = (KeySpheresField.from_weights(path, KeySpheresSettings(features=features), {}) for features in ("shared", "folded"))
+    field, folded = (
+        KeySpheresField.from_weights(path, KeySpheresSettings(features=features), {})
+        for features in ("shared", "folded")
+    )
     points = np.random.default_rng(0).uniform(-1, 1, (100_000, 3))
     distance = MeshDistance(mesh.vertices, mesh.faces)
-    assert 100 * iou(inside(field, points), inside(distance, points)) == pytest.approx(SCORES[name], abs=0.4)
+    assert 100 * iou(inside(field, points), inside(distance, points)) == pytest.approx(
+        SCORES[name], abs=0.4
+    )
 
-    spheres = torch.from_numpy(read_spheres(data / "key_spheres" / "insphere128" / f"{name}.txt")).float()
+    spheres = torch.from_numpy(
+        read_spheres(data / "key_spheres" / "insphere128" / f"{name}.txt")
+    ).float()
     assert torch.equal(field.spheres[:, :3], spheres[:, :3])
-    assert torch.allclose(field.spheres[:, 3], distance.sdf(spheres[:, :3]), atol=1e-6)  # they asked again, too
+    # they asked again, too
+    assert torch.allclose(field.spheres[:, 3], distance.sdf(spheres[:, :3]), atol=1e-6)
 
-    assert sum(parameter.numel() for parameter in field.parameters()) - sum(parameter.numel() for parameter in folded.parameters()) == 945
+    assert (
+        sum(parameter.numel() for parameter in field.parameters())
+        - sum(parameter.numel() for parameter in folded.parameters())
+        == 945
+    )
     points = torch.from_numpy(points[:20_000]).float()
     assert (field.sdf(points) - folded.sdf(points)).abs().max() < 1e-6
 
@@ -133,7 +166,11 @@ def test_the_authors_networks_score_as_published(data, name):
 def test_every_sphere_file_is_read(data):
     for path in (data / "key_spheres").glob("*sphere*/*.txt"):
         spheres = read_spheres(path)
-        assert len(spheres) == int(path.parent.name[-3:]) and np.abs(spheres[:, :3]).max() <= 1 and spheres[:, 3].min() >= 0
+        assert (
+            len(spheres) == int(path.parent.name[-3:])
+            and np.abs(spheres[:, :3]).max() <= 1
+            and spheres[:, 3].min() >= 0
+        )
 
 
 @pytest.mark.parametrize("features", FEATURES)
@@ -141,10 +178,18 @@ def test_weights_of_any_size_come_back(tmp_path, features):
     settings = KeySpheresSettings(features=features, layers=3, width=7)
     field = make(5, features="latent" if features == "latent" else "shared", layers=3, width=7)
     points = cube()
-    imported = KeySpheresField.from_weights(store(theirs(field), tmp_path / "net.pth"), settings, {})
-    assert imported.settings == settings and (imported.sdf(points) - field.sdf(points)).abs().max() < 1e-6
+    imported = KeySpheresField.from_weights(
+        store(theirs(field), tmp_path / "net.pth"), settings, {}
+    )
+    assert (
+        imported.settings == settings
+        and (imported.sdf(points) - field.sdf(points)).abs().max() < 1e-6
+    )
     save_tensors(tmp_path / "field.safetensors", field.state_dict(), {})  # as a run stores it
-    assert torch.equal(KeySpheresField.from_weights(tmp_path / "field.safetensors", settings, {}).sdf(points), imported.sdf(points))
+    assert torch.equal(
+        KeySpheresField.from_weights(tmp_path / "field.safetensors", settings, {}).sdf(points),
+        imported.sdf(points),
+    )
 
 
 class Harmful:
@@ -163,17 +208,41 @@ BAD_WEIGHTS = {
     "missing": (lambda tree, path: None, "not a file of plain tensors"),
     "text": (lambda tree, path: path.write_text("hello"), "not a file of plain tensors"),
     "truncated": (_truncated, "not a file of plain tensors"),
-    "code": (lambda tree, path: store(tree | {"net": Harmful()}, path), "not a file of plain tensors"),
-    "pickle": (lambda tree, path: path.write_bytes(pickle.dumps(Harmful())), "not a file of plain tensors"),
+    "code": (
+        lambda tree, path: store(tree | {"net": Harmful()}, path),
+        "not a file of plain tensors",
+    ),
+    "pickle": (
+        lambda tree, path: path.write_bytes(pickle.dumps(Harmful())),
+        "not a file of plain tensors",
+    ),
     "number": (lambda tree, path: store(tree | {"epoch": 3}, path), r"holds a int \(epoch\)"),
     "list": (lambda tree, path: store([tree], path), r"holds a list \(at its top\)"),
     "no spheres": (lambda tree, path: store({"net": tree["net"]}, path), "no sphere32"),
-    "sphere columns": (lambda tree, path: store(tree | {"sphere32": torch.rand(9, 3)}, path), "no sphere32 of 4 columns"),
-    "no matrix of spheres": (lambda tree, path: store(tree | {"sphere32": torch.tensor(1.0)}, path), "no sphere32 of 4 columns"),
-    "no map": (lambda tree, path: store({"net": tree["net"], "sphere32": tree["sphere32"]}, path), "shared.weight is missing"),
-    "more": (lambda tree, path: store(tree | {"extra": torch.rand(2)}, path), r"extra is \(2,\), not there"),
-    "other width": (lambda tree, path: store(theirs(make(width=16)), path), r"mlp.0.weight is \(16, 32\), not \(32, 32\); set field"),
-    "not finite": (lambda tree, path: store(tree | {"sphere32": torch.full((9, 4), torch.nan)}, path), "NaN"),
+    "sphere columns": (
+        lambda tree, path: store(tree | {"sphere32": torch.rand(9, 3)}, path),
+        "no sphere32 of 4 columns",
+    ),
+    "no matrix of spheres": (
+        lambda tree, path: store(tree | {"sphere32": torch.tensor(1.0)}, path),
+        "no sphere32 of 4 columns",
+    ),
+    "no map": (
+        lambda tree, path: store({"net": tree["net"], "sphere32": tree["sphere32"]}, path),
+        "shared.weight is missing",
+    ),
+    "more": (
+        lambda tree, path: store(tree | {"extra": torch.rand(2)}, path),
+        r"extra is \(2,\), not there",
+    ),
+    "other width": (
+        lambda tree, path: store(theirs(make(width=16)), path),
+        r"mlp.0.weight is \(16, 32\), not \(32, 32\); set field",
+    ),
+    "not finite": (
+        lambda tree, path: store(tree | {"sphere32": torch.full((9, 4), torch.nan)}, path),
+        "NaN",
+    ),
 }
 
 
@@ -223,18 +292,39 @@ def test_a_ball_is_learnt(tmp_path, ball, features):
     ball.export(tmp_path / "ball.ply")
     mesh = load_mesh(tmp_path / "ball.ply", 0.6)
     distance = MeshDistance(mesh.vertices, mesh.faces)
-    options = FitSettings(epochs=9, batch_size=256, optimizer="adam", lr=5e-3, latent_lr_ratio=1, band=0, starts=2, start_epochs=2)
+    options = FitSettings(
+        epochs=9,
+        batch_size=256,
+        optimizer="adam",
+        lr=5e-3,
+        latent_lr_ratio=1,
+        band=0,
+        starts=2,
+        start_epochs=2,
+    )
     sdf = 0.1 * torch.randn(10_000, generator=torch.Generator().manual_seed(2))
     points = torch.nn.functional.normalize(cube(len(sdf)), dim=1) * (0.6 + sdf)[:, None]
     samples = Samples(points, torch.full((len(points),), -1), sdf)
-    for file, spheres in ((str(tmp_path / "s.txt"), SpheresSettings()), ("", SpheresSettings(method="farthest", count=6, resolution=64))):
+    for file, spheres in (
+        (str(tmp_path / "s.txt"), SpheresSettings()),
+        ("", SpheresSettings(method="farthest", count=6, resolution=64)),
+    ):
         settings = KeySpheresSettings(features=features, layers=2, width=24, sphere_file=file)
         config = MeshConfig(field=settings, fit=options, spheres=spheres)
         geometry = KeySpheresField.build_geometry(mesh, distance, config)
         assert len(geometry["spheres"]) == (3 if file else 6)
-        assert torch.allclose(geometry["spheres"][:, 3], geometry["spheres"][:, :3].norm(dim=1) - 0.6, atol=1e-3)
+        assert torch.allclose(
+            geometry["spheres"][:, 3], geometry["spheres"][:, :3].norm(dim=1) - 0.6, atol=1e-3
+        )
         seen = []
-        field = fit(config, geometry, [samples], torch.device("cpu"), tmp_path / "none", lambda epoch, *_, seen=seen: seen.append(epoch))
+        field = fit(
+            config,
+            geometry,
+            [samples],
+            torch.device("cpu"),
+            tmp_path / "none",
+            lambda epoch, *_, seen=seen: seen.append(epoch),
+        )
         assert seen == list(range(3, 10))  # two epochs were its trial
         near = samples.sdf.abs() < 0.05
         assert (field(points) - samples.sdf)[near].abs().mean() < 0.012

@@ -1,4 +1,4 @@
-"""Neural Implicit against Keras' arithmetic in numpy, the published scores of its authors' weights, and damaged files."""
+"""Neural Implicit against Keras' arithmetic, the scores of its authors' weights, and bad files."""
 
 from pathlib import Path
 
@@ -29,7 +29,7 @@ def make(**settings) -> NeuralImplicitField:
 
 @pytest.fixture
 def file(tmp_path: Path) -> Path:
-    """A weight file of a network of 11 hidden layers of 5, so that dense_10 and dense_2 have the same shapes."""
+    """A weight file of 11 hidden layers of 5, so that dense_10 and dense_2 have the same shapes."""
     path = tmp_path / "net.h5"
     make(layers=11, width=5).to_weights(path)
     return path
@@ -41,7 +41,9 @@ def test_parameters_and_initialisation(layers, width, count):
     assert sum(parameter.numel() for parameter in field.parameters()) == count
     assert field.storage() == {"mlp": 4 * count}
     kernel = field.mlp[2].weight
-    assert kernel.abs().max() <= (bound := (6 / (2 * width)) ** 0.5) and kernel.std().item() == pytest.approx(bound / 3**0.5, rel=0.1)
+    assert kernel.abs().max() <= (
+        bound := (6 / (2 * width)) ** 0.5
+    ) and kernel.std().item() == pytest.approx(bound / 3**0.5, rel=0.1)
     assert not field.mlp[2].bias.any()
 
 
@@ -51,7 +53,10 @@ def test_a_file_is_read_in_the_order_of_its_layers(file):
     with h5py.File(file) as weights:
         for number in range(12):  # as Keras computes it
             name = f"dense_{number}" if number else "dense"
-            value = value @ weights[f"{name}/{name}/kernel:0"][()] + weights[f"{name}/{name}/bias:0"][()]
+            value = (
+                value @ weights[f"{name}/{name}/kernel:0"][()]
+                + weights[f"{name}/{name}/bias:0"][()]
+            )
             value = np.maximum(value, 0) if number < 11 else np.tanh(value)
     torch.manual_seed(1)
     field = NeuralImplicitField.from_weights(file, NeuralImplicitSettings(layers=11, width=5), {})
@@ -60,7 +65,9 @@ def test_a_file_is_read_in_the_order_of_its_layers(file):
 
 def test_an_exported_file_has_the_authors_layout(data, tmp_path):
     theirs = data / "ni_weights" / "53159_sf.h5"
-    NeuralImplicitField.from_weights(theirs, NeuralImplicitSettings(), {}).to_weights(tmp_path / "ours.h5")
+    NeuralImplicitField.from_weights(theirs, NeuralImplicitSettings(), {}).to_weights(
+        tmp_path / "ours.h5"
+    )
 
     def content(path: Path) -> dict:
         found = {}
@@ -88,10 +95,14 @@ def test_layers_without_weights_are_skipped(file):
 @pytest.mark.parametrize("name", SCORES)
 def test_the_authors_weights_score_as_published(data, name):
     mesh = load_mesh(data / "thingi32" / f"{name}.ply")
-    field = NeuralImplicitField.from_weights(data / "ni_weights" / f"{name}_sf.h5", NeuralImplicitSettings(), {})
+    field = NeuralImplicitField.from_weights(
+        data / "ni_weights" / f"{name}_sf.h5", NeuralImplicitSettings(), {}
+    )
     axis = np.linspace(-1, 1, 64)
     nodes = np.stack(np.meshgrid(axis, axis, axis, indexing="ij"), -1).reshape(-1, 3)
-    assert iou(inside(field, nodes), inside(MeshDistance(mesh.vertices, mesh.faces), nodes)) == pytest.approx(SCORES[name], abs=1e-3)
+    assert iou(
+        inside(field, nodes), inside(MeshDistance(mesh.vertices, mesh.faces), nodes)
+    ) == pytest.approx(SCORES[name], abs=1e-3)
     surface = surface_samples(mesh.vertices, mesh.faces, 20_000)[0].astype(np.float32)
     assert SURFACE[0] < field.sdf(torch.from_numpy(surface)).abs().mean() < SURFACE[1]
 
@@ -137,8 +148,17 @@ def _not_finite(path: Path) -> None:
         file["dense_3/dense_3/bias:0"][0] = np.nan
 
 
-DAMAGES = {Path.unlink: "No such file", _foreign: "damaged", _truncated: "damaged", _without_names: "damaged", _layer_missing: "damaged",
-           _group_for_weights: "damaged", _text: "damaged", _wrong_shape: "5x6", _not_finite: "NaN"}  # fmt: skip
+DAMAGES = {
+    Path.unlink: "No such file",
+    _foreign: "damaged",
+    _truncated: "damaged",
+    _without_names: "damaged",
+    _layer_missing: "damaged",
+    _group_for_weights: "damaged",
+    _text: "damaged",
+    _wrong_shape: "5x6",
+    _not_finite: "NaN",
+}
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
@@ -150,7 +170,9 @@ def test_bad_files_are_named(file, damage):
 
 
 def test_another_size_is_named_with_the_remedy(file):
-    with pytest.raises(InputError, match=r"holds 3x5 5 5x5.* not 3x32 .*set field\.layers and field\.width"):
+    with pytest.raises(
+        InputError, match=r"holds 3x5 5 5x5.* not 3x32 .*set field\.layers and field\.width"
+    ):
         NeuralImplicitField.from_weights(file, NeuralImplicitSettings(), {})
 
 
@@ -177,12 +199,20 @@ def test_a_dead_net_is_begun_anew(tmp_path, monkeypatch):
     def first_dead(field, *arguments):
         reset(field, *arguments)
         if not made:
-            torch.nn.init.constant_(field.mlp[0].bias, -9)  # no point wakes a unit, so no gradient ever reaches them
+            # no point wakes a unit, so no gradient ever reaches them
+            torch.nn.init.constant_(field.mlp[0].bias, -9)
         made.append(field)
 
     monkeypatch.setattr(NeuralImplicitField, "__init__", first_dead)
     options = FitSettings(epochs=5, optimizer="adam", lr=5e-3, batch_size=512, band=0)
     config = MeshConfig(field=NeuralImplicitSettings(layers=2, width=16), fit=options)
     epochs = []
-    fit(config, {}, [ball_samples()], torch.device("cpu"), tmp_path / "state", lambda epoch, *_: epochs.append(epoch))
+    fit(
+        config,
+        {},
+        [ball_samples()],
+        torch.device("cpu"),
+        tmp_path / "state",
+        lambda epoch, *_: epochs.append(epoch),
+    )
     assert len(made) == 2 and epochs == [1, 2, 3, 1, 2, 3, 4, 5]

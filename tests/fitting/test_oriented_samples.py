@@ -7,7 +7,7 @@ import torch
 from dss.fitting.samples import oriented_samples
 from dss.geometry.distance import MeshDistance
 from dss.geometry.points import PointCloud, load_points
-from tests.geometry.test_points import IDENTITY, sample_points_of
+from tests.helpers import IDENTITY, sample_points_of
 
 
 def test_samples_of_a_sphere_have_its_exact_distance(data):

@@ -22,8 +22,14 @@ def arrays(mesh: trimesh.Trimesh) -> tuple[np.ndarray, np.ndarray]:
 def queries(vertices: np.ndarray, faces: np.ndarray, count: int, seed: int = 0) -> np.ndarray:
     """Half uniform in the cube, half within about 0.01 of the surface."""
     generator = np.random.default_rng(seed)
-    near = surface_samples(vertices, faces, count // 2, seed)[0] + generator.normal(scale=0.01, size=(count // 2, 3))
-    return np.concatenate([generator.uniform(-1, 1, (count // 2, 3)), near]).astype(np.float32).astype(np.float64)
+    near = surface_samples(vertices, faces, count // 2, seed)[0] + generator.normal(
+        scale=0.01, size=(count // 2, 3)
+    )
+    return (
+        np.concatenate([generator.uniform(-1, 1, (count // 2, 3)), near])
+        .astype(np.float32)
+        .astype(np.float64)
+    )
 
 
 def box_sdf(points: np.ndarray, half: np.ndarray) -> np.ndarray:
@@ -55,7 +61,8 @@ class TestClosedForms:
         vertices, faces = arrays(ball)
         points = queries(vertices, faces, 4000)
         error = MeshDistance(vertices, faces).sdf(points) - (np.linalg.norm(points, axis=1) - 0.9)
-        assert error.min() > -1e-6 and error.max() < 3e-4  # the triangles lie inside the true sphere
+        # the triangles lie inside the true sphere
+        assert error.min() > -1e-6 and error.max() < 3e-4
 
     def test_box(self, box):
         vertices, faces = arrays(box)
@@ -65,14 +72,21 @@ class TestClosedForms:
         assert np.abs(distance.exact(points) - np.abs(truth)).max() < 1e-12
         closest, face = distance.closest(points)
         assert np.abs(np.linalg.norm(closest - points, axis=1) - np.abs(truth)).max() < 2e-7
-        assert np.abs(trimesh.triangles.closest_point(vertices[faces[face]], closest) - closest).max() < 2e-7
+        assert (
+            np.abs(trimesh.triangles.closest_point(vertices[faces[face]], closest) - closest).max()
+            < 2e-7
+        )
 
     def test_needles(self):
-        """A cylinder of 3,000 sides, closed by fans: faces 1,000 times longer than wide, and a few of no width at all."""
+        """A cylinder of 3,000 sides, closed by fans: faces 1,000 times longer than wide, and a few
+        of no width at all."""
         mesh = trimesh.creation.cylinder(0.5, 1, sections=3000)
         vertices, faces = arrays(mesh)
         flat = faces[:2][:, [[0, 1, 1], [2, 2, 2]]].reshape(-1, 3)
-        distance, points = MeshDistance(vertices, np.concatenate([faces, flat])), queries(vertices, faces, 4000)
+        distance, points = (
+            MeshDistance(vertices, np.concatenate([faces, flat])),
+            queries(vertices, faces, 4000),
+        )
         truth = np.sqrt(igl.point_mesh_squared_distance(points, vertices, faces)[0])
         assert np.abs(distance.exact(points) - truth).max() < 1e-12
         assert np.abs(np.abs(distance.sdf(points)) - truth).max() < 1e-7
@@ -87,12 +101,18 @@ class TestClosedForms:
         assert np.abs(expected - expected.round()).max() < 1e-9
         assert np.abs(torus_distance.winding(points) - expected).max() < 0.05
         opened = MeshDistance(vertices, faces[2000:])
-        assert np.abs(opened.winding(points) - solid_angle_winding(vertices, faces[2000:], points)).max() < 0.05
+        assert (
+            np.abs(
+                opened.winding(points) - solid_angle_winding(vertices, faces[2000:], points)
+            ).max()
+            < 0.05
+        )
 
 
 class TestRays:
     def test_box(self, box):
-        """Hits from outside and inside against the slab method; t counts lengths of the direction."""
+        """Hits from outside and inside against the slab method; t counts lengths of the
+        direction."""
         vertices, faces = arrays(box)
         generator = np.random.default_rng(0)
         origins, directions = generator.uniform(-1, 1, (2000, 3)), generator.normal(size=(2000, 3))
@@ -103,17 +123,27 @@ class TestRays:
         t, face = distance.raycast(origins, directions)
         hit = np.isfinite(truth)
         assert 300 < hit.sum() < 1500
-        assert (np.isfinite(t) == hit).all() and ((face >= 0) == hit).all() and (face[~hit] == -1).all()
+        assert (
+            (np.isfinite(t) == hit).all()
+            and ((face >= 0) == hit).all()
+            and (face[~hit] == -1).all()
+        )
         assert np.allclose(t[hit], truth[hit], rtol=1e-4, atol=1e-5)
         axis = np.abs((origins + truth[:, None] * directions)[hit]) / vertices.max(0)
         normals = distance.normals[face[hit]].numpy()
-        assert (np.abs(normals).argmax(1) == axis.argmax(1)).all() and np.allclose(np.linalg.norm(normals, axis=1), 1)
+        assert (np.abs(normals).argmax(1) == axis.argmax(1)).all() and np.allclose(
+            np.linalg.norm(normals, axis=1), 1
+        )
 
     def test_along_axes_and_away(self, box):
         distance = MeshDistance(*arrays(box))
         half = box.vertices[:, 2].max()
-        t, face = distance.raycast(np.array([[0.1, 0.05, -3], [0.1, 0.05, -3]]), np.array([[0, 0, 2.0], [0, 0, -1]]))
-        assert t[0] == pytest.approx((3 - half) / 2, rel=1e-6) and distance.normals[face[0]].tolist() == [0, 0, -1]
+        t, face = distance.raycast(
+            np.array([[0.1, 0.05, -3], [0.1, 0.05, -3]]), np.array([[0, 0, 2.0], [0, 0, -1]])
+        )
+        assert t[0] == pytest.approx((3 - half) / 2, rel=1e-6) and distance.normals[
+            face[0]
+        ].tolist() == [0, 0, -1]
         assert t[1] == np.inf and face[1] == -1
 
 
@@ -123,14 +153,22 @@ class TestInterface:
         for method in ("sdf", "winding", "closest"):
             of_array = getattr(torus_distance, method)(points)
             of_tensor = getattr(torus_distance, method)(torch.from_numpy(points).float())
-            for a, b in zip(*((x if isinstance(x, tuple) else (x,)) for x in (of_array, of_tensor)), strict=True):
-                assert isinstance(a, np.ndarray) and isinstance(b, torch.Tensor) and (a == b.numpy()).all()
+            for a, b in zip(
+                *((x if isinstance(x, tuple) else (x,)) for x in (of_array, of_tensor)), strict=True
+            ):
+                assert (
+                    isinstance(a, np.ndarray)
+                    and isinstance(b, torch.Tensor)
+                    and (a == b.numpy()).all()
+                )
                 assert a.dtype in (np.float32, np.int64)
 
     def test_shapes_and_strides(self, torus_distance):
         points = torch.rand(100, 6)[::2, ::2]
         assert (torus_distance.sdf(points) == torus_distance.sdf(points.clone())).all()
-        assert torus_distance.sdf(np.zeros((0, 3))).shape == (0,) and torus_distance.exact(np.zeros((0, 3))).shape == (0,)
+        assert torus_distance.sdf(np.zeros((0, 3))).shape == (0,) and torus_distance.exact(
+            np.zeros((0, 3))
+        ).shape == (0,)
         assert torus_distance.closest(torch.zeros(0, 3))[0].shape == (0, 3)
 
     def test_unusable_faces(self):
@@ -140,7 +178,9 @@ class TestInterface:
 
     def test_within_clamps(self, torus, torus_distance):
         points = queries(*arrays(torus), 10_000)
-        assert (torus_distance.sdf(points, within=0.05) == torus_distance.sdf(points).clip(-0.05, 0.05)).all()
+        assert (
+            torus_distance.sdf(points, within=0.05) == torus_distance.sdf(points).clip(-0.05, 0.05)
+        ).all()
 
     def test_threads(self, torus, torus_distance):
         points, threads = queries(*arrays(torus), 100_000), torch.get_num_threads()
@@ -155,7 +195,9 @@ class TestInterface:
 
     def test_many_at_once(self):
         """Meshes do not share state, and outlive one another."""
-        small, large = (MeshDistance(*arrays(trimesh.creation.icosphere(3, radius=r))) for r in (0.3, 0.8))
+        small, large = (
+            MeshDistance(*arrays(trimesh.creation.icosphere(3, radius=r))) for r in (0.3, 0.8)
+        )
         assert small.sdf(np.zeros((1, 3)))[0] == pytest.approx(-0.3, abs=3e-3)
         del small
         assert large.sdf(np.zeros((1, 3)))[0] == pytest.approx(-0.8, abs=1e-2)
@@ -166,12 +208,19 @@ class TestInterface:
         cuda = MeshDistance(*arrays(torus), device="cuda")
         expected, result = torus_distance.sdf(points), cuda.sdf(points.cuda())
         assert result.is_cuda and (result.cpu() - expected).abs().max() < 1e-6
-        assert (cuda.winding(points.cuda()).cpu() - torus_distance.winding(points)).abs().max() < 0.05
+        assert (
+            cuda.winding(points.cuda()).cpu() - torus_distance.winding(points)
+        ).abs().max() < 0.05
         directions = torch.nn.functional.normalize(points.roll(1, 0), dim=1)
-        (t, face), (t_cuda, _) = torus_distance.raycast(points, directions), cuda.raycast(points.cuda(), directions.cuda())
+        (t, face), (t_cuda, _) = (
+            torus_distance.raycast(points, directions),
+            cuda.raycast(points.cuda(), directions.cuda()),
+        )
         same = torch.isclose(t, t_cuda.cpu(), atol=1e-4) | (t == t_cuda.cpu())
         assert same.float().mean() > 0.999 and cuda.normals[face.cuda().clamp(min=0)].is_cuda
-        assert np.abs(cuda.exact(points.numpy()) - torus_distance.exact(points.numpy())).max() < 1e-12
+        assert (
+            np.abs(cuda.exact(points.numpy()) - torus_distance.exact(points.numpy())).max() < 1e-12
+        )
 
 
 class TestDamagedMeshes:
@@ -190,7 +239,9 @@ class TestDamagedMeshes:
         vertices, faces = arrays(torus)
         turned = np.random.default_rng(0).random(len(faces)) < 0.02
         points = queries(vertices, faces, 40_000)
-        result = MeshDistance(vertices, np.where(turned[:, None], faces[:, ::-1], faces)).sdf(points)
+        result = MeshDistance(vertices, np.where(turned[:, None], faces[:, ::-1], faces)).sdf(
+            points
+        )
         assert ((result < 0) != (torus_distance.sdf(points) < 0)).mean() < 5e-3
 
     def test_ambiguous_share(self, ball):
@@ -203,7 +254,12 @@ class TestDamagedMeshes:
             "a sheet": (vertices, faces[upper > 0.8], 1, 1),
             "a small hole": (vertices, faces[upper < 0.85], 0, 0.01),
             "a large hole": (vertices, faces[upper < -0.3], 0.3, 1),
-            "a solid within the solid": (np.concatenate([vertices, 0.5 * vertices]), inner, 0.19, 0.21),
+            "a solid within the solid": (
+                np.concatenate([vertices, 0.5 * vertices]),
+                inner,
+                0.19,
+                0.21,
+            ),
         }
         for name, (points, triangles, least, most) in shares.items():
             assert least <= MeshDistance(points, triangles).ambiguous_share() <= most, name
@@ -211,7 +267,8 @@ class TestDamagedMeshes:
 
 @pytest.mark.parametrize("name", ["53159", "96481", "252119"])
 def test_real_meshes_against_libigl(data, name):
-    """Sign by libigl's fast winding number and magnitude by its exact distances; 96481 has holes, 252119 is thin."""
+    """Sign by libigl's fast winding number and magnitude by its exact distances; 96481 has holes,
+    252119 is thin."""
     mesh = load_mesh(data / "thingi32" / f"{name}.ply")
     distance = MeshDistance(mesh.vertices, mesh.faces)
     points = queries(mesh.vertices, mesh.faces, 10_000)
@@ -234,9 +291,20 @@ def test_needs_no_compiler_and_is_silent(tmp_path):
     """In a fresh process with an empty kernel cache and nothing on PATH."""
     program = (
         "import numpy as np; from dss.geometry.distance import MeshDistance; "
-        "print(MeshDistance(np.eye(4, 3), [[0, 2, 1], [0, 3, 2], [0, 1, 3], [1, 2, 3]]).winding(np.full((1, 3), 0.2)).round(3))"
+        "print(MeshDistance(np.eye(4, 3), [[0, 2, 1], [0, 3, 2], [0, 1, 3], [1, 2, "
+        "3]]).winding(np.full((1, 3), 0.2)).round(3))"
     )
     environment = {**os.environ, "PATH": "", "WARP_CACHE_PATH": str(tmp_path)}
-    done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, timeout=300)
-    assert (done.returncode, done.stderr) == (0, "") and done.stdout.strip("[].\n ") in ("1", "-1", "0")
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert (done.returncode, done.stderr) == (0, "") and done.stdout.strip("[].\n ") in (
+        "1",
+        "-1",
+        "0",
+    )
     assert any(tmp_path.rglob("*"))

@@ -8,10 +8,9 @@ import trimesh
 from dss.errors import InputError
 from dss.geometry.mesh import load_mesh
 from dss.geometry.points import estimate_normals, is_cloud, load_points, sample_points
-from dss.geometry.similarity import Similarity
+from tests.helpers import sample_points_of
 
 CENTER, SIZE = np.array([40.0, -3.0, 7.0]), 5.0
-IDENTITY = Similarity((0.0, 0.0, 0.0), 1.0)
 
 
 def sphere(count: int = 400, seed: int = 0) -> np.ndarray:
@@ -73,13 +72,6 @@ def test_estimated_normals_point_outwards(box, data):
     assert (agreement > 0).mean() > 0.995
     bunny = load_points(data / "point_clouds" / "bunny-1000.pts")
     assert ((estimate_normals(bunny.points) * bunny.normals).sum(1) > 0).mean() > 0.95
-
-
-def sample_points_of(mesh: trimesh.Trimesh, count: int):
-    from dss.geometry.mesh import Mesh, MeshReport
-
-    report = MeshReport(len(mesh.vertices), len(mesh.faces), 1, 0, 0, ())
-    return sample_points(Mesh(mesh.vertices, mesh.faces, IDENTITY, report, "box", ""), count)
 
 
 def test_a_cloud_from_a_mesh_keeps_its_frame(tmp_path, ball):

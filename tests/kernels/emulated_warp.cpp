@@ -1,6 +1,6 @@
-// kernels/warp_trace.h on the host: the 32 lanes of a warp are fibers that hand over to each other at
-// every collective call. So the CUDA kernels' logic is tested without a GPU: the layout of the matrix
-// tiles as PTX documents it, the reuse of lanes, and that all lanes make the same calls.
+// kernels/warp_trace.h on the host. The 32 lanes of a warp are fibers that hand over to each other
+// at every collective call. So the CUDA kernels' logic is tested without a GPU: the layout of the
+// matrix tiles as PTX documents it, the reuse of lanes, and that all lanes make the same calls.
 
 #include <math.h>
 #include <stdint.h>
@@ -97,7 +97,9 @@ inline uint16_t to_half(float value) {
   memcpy(&bits, &half, 2);
   return bits;
 }
-inline uint32_t pack_halves(float low, float high) { return to_half(low) | (uint32_t)to_half(high) << 16; }
+inline uint32_t pack_halves(float low, float high) {
+  return to_half(low) | (uint32_t)to_half(high) << 16;
+}
 inline float half_in(uint32_t pair, int which) {
   const uint16_t bits = pair >> 16 * which;
   _Float16 half;
@@ -114,7 +116,8 @@ inline void multiply_add(float (&c)[4], const uint32_t (&a)[4], uint32_t b0, uin
   for (int i = 0; i < 4; ++i) {
     const int row = now / 4, column = now % 4 * 2 + i % 2;
     for (int k = 0; k < 16; ++k) {
-      const uint32_t left = all[4 * row + k % 8 / 2].word[k / 8 * 2 + i / 2], right = all[4 * column + k % 8 / 2].word[4 + k / 8];
+      const uint32_t left = all[4 * row + k % 8 / 2].word[k / 8 * 2 + i / 2];
+      const uint32_t right = all[4 * column + k % 8 / 2].word[4 + k / 8];
       c[i] += half_in(left, k % 2) * half_in(right, k % 2);
     }
   }
@@ -154,7 +157,8 @@ Shell shell_from(const float* spheres, int count, const float* tree) {
 
 using namespace dss;
 
-extern "C" void emulated_field(const float* spheres, Network net, bool half, int count, const Point* points, const int* owners, float* values,
+extern "C" void emulated_field(const float* spheres, Network net, bool half, int count,
+                               const Point* points, const int* owners, float* values,
                                Point* gradients) {
   with_mlp(net, half, [&](auto& mlp) {
     for (int first = 0; first < count; first += 32) {
@@ -169,7 +173,9 @@ extern "C" void emulated_field(const float* spheres, Network net, bool half, int
   });
 }
 
-extern "C" void emulated_trace(const float* spheres, int sphere_count, const float* tree, Network net, bool half, TraceOptions options, int count, Rays rays) {
+extern "C" void emulated_trace(const float* spheres, int sphere_count, const float* tree,
+                               Network net, bool half, TraceOptions options, int count,
+                               Rays rays) {
   const Shell shell = shell_from(spheres, sphere_count, tree);
   int taken = 0, queued = 0, found = 0;
   std::vector<int> queue(count), hits(count);

@@ -30,18 +30,30 @@ print(shell.owner(torch.tensor([[0.25, 0, 0], [0.5, 0, 0]]), "relative").tolist(
 
 def python(code: str, **environment: str) -> subprocess.CompletedProcess:
     environment = {**os.environ, **environment}
-    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, env=environment, check=True)
+    return subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        env=environment,
+        check=True,
+    )
 
 
 def copied(tmp_path: Path) -> Path:
     """The two packages elsewhere, with nothing built."""
     for package in ("dss", "kernels"):
-        shutil.copytree(ROOT / package, tmp_path / package, ignore=shutil.ignore_patterns("_build", "__pycache__"))
+        shutil.copytree(
+            ROOT / package,
+            tmp_path / package,
+            ignore=shutil.ignore_patterns("_build", "__pycache__"),
+        )
     return tmp_path
 
 
 def test_import_needs_no_compiler_and_builds_nothing():
-    code = "import dss.shell.dual_shell, dss.ops, dss.rendering.tracing, dss.fields, sys; print('kernels.build' in sys.modules)"
+    modules = "dss.shell.dual_shell, dss.ops, dss.rendering.tracing, dss.fields, sys"
+    code = f"import {modules}; print('kernels.build' in sys.modules)"
     assert python(code).stdout.split() == ["False"]
 
 
@@ -58,12 +70,20 @@ def test_without_a_compiler_the_reference_answers_and_one_line_says_so(tmp_path)
     assert ran.stdout.strip() == "[0, -1]"
     (notice,) = ran.stderr.strip().splitlines()
     log = Path(notice.split()[-1])
-    assert "plain torch" in notice and "no compiler" in notice and log.is_relative_to(tmp_path) and "PATH" in log.read_text()
+    assert (
+        "plain torch" in notice
+        and "no compiler" in notice
+        and log.is_relative_to(tmp_path)
+        and "PATH" in log.read_text()
+    )
 
 
 @needs_gcc
 def test_a_compiler_that_fails_is_no_worse(tmp_path):
-    path = compiler(tmp_path / "bin", 'case "$*" in *cpu.cpp*) echo the disk is full; exit 1;; esac; exec g++ "$@"')
+    path = compiler(
+        tmp_path / "bin",
+        'case "$*" in *cpu.cpp*) echo the disk is full; exit 1;; esac; exec g++ "$@"',
+    )
     ran = python(USE, PYTHONPATH=str(copied(tmp_path)), PYTHONSAFEPATH="1", PATH=path, CXX="c++")
     assert ran.stdout.strip() == "[0, -1]"
     (notice,) = (line for line in ran.stderr.splitlines() if "plain torch" in line)
@@ -73,24 +93,56 @@ def test_a_compiler_that_fails_is_no_worse(tmp_path):
 @needs_gcc
 def test_two_processes_may_build_at_once_and_the_result_is_kept(tmp_path):
     quick = compiler(tmp_path / "bin", 'exec g++ "$@" -O0')
-    where = {"PYTHONPATH": str(copied(tmp_path)), "PYTHONSAFEPATH": "1", "PATH": quick, "CXX": "c++"}
-    both = [subprocess.Popen([sys.executable, "-c", USE], stdout=-1, stderr=-1, text=True, env={**os.environ, **where}) for _ in range(2)]
+    where = {
+        "PYTHONPATH": str(copied(tmp_path)),
+        "PYTHONSAFEPATH": "1",
+        "PATH": quick,
+        "CXX": "c++",
+    }
+    both = [
+        subprocess.Popen(
+            [sys.executable, "-c", USE],
+            stdout=-1,
+            stderr=-1,
+            text=True,
+            env={**os.environ, **where},
+        )
+        for _ in range(2)
+    ]
     assert [process.communicate()[0].strip() for process in both] == ["[0, -1]"] * 2
     (library,) = (tmp_path / "kernels" / "_build").rglob("*.so")
     built = library.stat().st_mtime_ns
     again = python(USE, **where)
-    assert again.stdout.strip() == "[0, -1]" and again.stderr == "" and library.stat().st_mtime_ns == built
+    assert (
+        again.stdout.strip() == "[0, -1]"
+        and again.stderr == ""
+        and library.stat().st_mtime_ns == built
+    )
     assert not list(library.parent.glob("tmp*"))
 
 
 @pytest.mark.skipif(shutil.which("nvcc") is None, reason="no nvcc")
 def test_cuda_sources_compile_for_sm_80_and_sm_90(tmp_path):
     include = [item for path in cpp_extension.include_paths() for item in ("-isystem", path)]
-    targets = ["-gencode=arch=compute_80,code=sm_80", "-gencode=arch=compute_90,code=sm_90", "--threads=2"]
+    targets = [
+        "-gencode=arch=compute_80,code=sm_80",
+        "-gencode=arch=compute_90,code=sm_90",
+        "--threads=2",
+    ]
     quick = [*kernels.CUDA_FLAGS, "-Xcicc=-O1", "-Xptxas=-O1"]  # in a fifth of the time
     for source in (ROOT / "kernels").glob("*.cu"):
-        command = ["nvcc", "-c", str(source), "-o", str(tmp_path / "object.o"), "-std=c++20", "-Werror=all-warnings"]
-        ran = subprocess.run([*command, *quick, *targets, *include], capture_output=True, text=True, check=False)
+        command = [
+            "nvcc",
+            "-c",
+            str(source),
+            "-o",
+            str(tmp_path / "object.o"),
+            "-std=c++20",
+            "-Werror=all-warnings",
+        ]
+        ran = subprocess.run(
+            [*command, *quick, *targets, *include], capture_output=True, text=True, check=False
+        )
         assert ran.returncode == 0 and not ran.stderr.strip(), ran.stderr
 
 
@@ -124,7 +176,16 @@ def test_compute_sanitizer_finds_nothing(tool):
     if sanitizer is None:
         pytest.skip("no compute-sanitizer")
     assert "compiled" in kernels.load()["cuda"]
-    command = [sanitizer, "--tool", tool, "--error-exitcode", "1", sys.executable, "-c", EVERY_OPERATOR]
+    command = [
+        sanitizer,
+        "--tool",
+        tool,
+        "--error-exitcode",
+        "1",
+        sys.executable,
+        "-c",
+        EVERY_OPERATOR,
+    ]
     ran = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False)
     assert ran.returncode == 0, ran.stdout
 
@@ -137,24 +198,43 @@ def test_sixteen_bits_are_nearly_as_good():
     network = field.network()
     origins = normalize(torch.randn(5000, 3), dim=1) * 3
     rays = origins.cuda(), normalize(0.4 * torch.randn(5000, 3) - origins, dim=1).cuda()
-    exact, got = (ops.shell_trace(field.shell.packed, network._replace(half=half), *rays, "relative") for half in (False, True))
+    exact, got = (
+        ops.shell_trace(field.shell.packed, network._replace(half=half), *rays, "relative")
+        for half in (False, True)
+    )
     both = exact.t.isfinite() & got.t.isfinite()
     assert (exact.t.isfinite() != got.t.isfinite()).float().mean() < 0.01 and both.sum() > 1000
     assert ((exact.t - got.t).abs()[both] < 1e-3).float().mean() > 0.98
 
 
 class Network(ctypes.Structure):
-    _fields_ = [("table", ctypes.c_void_p), ("weights", ctypes.c_void_p), ("layers", ctypes.c_int), ("width", ctypes.c_int),
-                ("octaves", ctypes.c_int), ("local", ctypes.c_bool), ("silu", ctypes.c_bool), ("radial", ctypes.c_bool),
-                ("frequency", ctypes.c_float)]  # fmt: skip
+    _fields_ = [
+        ("table", ctypes.c_void_p),
+        ("weights", ctypes.c_void_p),
+        ("layers", ctypes.c_int),
+        ("width", ctypes.c_int),
+        ("octaves", ctypes.c_int),
+        ("local", ctypes.c_bool),
+        ("silu", ctypes.c_bool),
+        ("radial", ctypes.c_bool),
+        ("frequency", ctypes.c_float),
+    ]
 
 
 class TraceOptions(ctypes.Structure):
-    _fields_ = [("rule", ctypes.c_int), ("exact", ctypes.c_bool), ("everywhere", ctypes.c_bool), ("tolerance", ctypes.c_float)]
+    _fields_ = [
+        ("rule", ctypes.c_int),
+        ("exact", ctypes.c_bool),
+        ("everywhere", ctypes.c_bool),
+        ("tolerance", ctypes.c_float),
+    ]
 
 
 class Rays(ctypes.Structure):
-    _fields_ = [(name, ctypes.c_void_p) for name in ("origins", "directions", "t", "sphere", "normal", "steps", "intervals")]
+    _fields_ = [
+        (name, ctypes.c_void_p)
+        for name in ("origins", "directions", "t", "sphere", "normal", "steps", "intervals")
+    ]
 
 
 @pytest.fixture(scope="module")
@@ -164,11 +244,32 @@ def warp(tmp_path_factory) -> ctypes.CDLL:
         pytest.skip("no compiler")
     library = tmp_path_factory.mktemp("warp") / "warp.so"
     flags = ["-std=c++20", "-O2", "-fPIC", "-shared", "-Wall", "-Wno-unknown-pragmas", "-Werror"]
-    subprocess.run(["g++", *flags, str(ROOT / "tests" / "kernels" / "emulated_warp.cpp"), "-o", str(library)], check=True)
+    subprocess.run(
+        ["g++", *flags, str(ROOT / "tests" / "kernels" / "emulated_warp.cpp"), "-o", str(library)],
+        check=True,
+    )
     loaded = ctypes.CDLL(str(library))
     pointer = ctypes.c_void_p
-    loaded.emulated_field.argtypes = [pointer, Network, ctypes.c_bool, ctypes.c_int, pointer, pointer, pointer, pointer]
-    loaded.emulated_trace.argtypes = [pointer, ctypes.c_int, pointer, Network, ctypes.c_bool, TraceOptions, ctypes.c_int, Rays]
+    loaded.emulated_field.argtypes = [
+        pointer,
+        Network,
+        ctypes.c_bool,
+        ctypes.c_int,
+        pointer,
+        pointer,
+        pointer,
+        pointer,
+    ]
+    loaded.emulated_trace.argtypes = [
+        pointer,
+        ctypes.c_int,
+        pointer,
+        Network,
+        ctypes.c_bool,
+        TraceOptions,
+        ctypes.c_int,
+        Rays,
+    ]
     return loaded
 
 
@@ -180,7 +281,9 @@ def small_shell() -> DualShell:
 
 def network_of(field) -> tuple[ops.Network, Network]:
     network = field.network()
-    return network, Network(network.table.data_ptr(), network.weights.data_ptr(), *network.sizes, network.frequency)
+    return network, Network(
+        network.table.data_ptr(), network.weights.data_ptr(), *network.sizes, network.frequency
+    )
 
 
 @pytest.mark.parametrize(("half", "tolerance"), [(False, 2e-6), (True, 2e-3)])
@@ -188,7 +291,14 @@ def network_of(field) -> tuple[ops.Network, Network]:
     "options",
     [
         {"width": 64, "layers": 2, "octaves": 4},
-        {"width": 128, "layers": 1, "octaves": 6, "activation": "leaky_relu", "output": "tanh", "local": False},
+        {
+            "width": 128,
+            "layers": 1,
+            "octaves": 6,
+            "activation": "leaky_relu",
+            "output": "tanh",
+            "local": False,
+        },
         {"width": 40, "layers": 3, "octaves": 10},
     ],
 )
@@ -200,10 +310,17 @@ def test_a_warp_evaluates_the_network(warp, options, half, tolerance):
     expected, slope = ops.shell_field(shell.packed, network, points, owner, gradient=True)
     value, gradient, narrow = torch.empty(75), torch.empty(75, 3), owner.int()
     tensors = (points, narrow, value, gradient)
-    warp.emulated_field(shell.packed.spheres.data_ptr(), native, half, 75, *(tensor.data_ptr() for tensor in tensors))
+    warp.emulated_field(
+        shell.packed.spheres.data_ptr(),
+        native,
+        half,
+        75,
+        *(tensor.data_ptr() for tensor in tensors),
+    )
     torch.testing.assert_close(value, expected, atol=tolerance, rtol=0)
     error = (gradient - slope).norm(dim=1) / (1 + slope.norm(dim=1))
-    assert (error < 10 * tolerance).float().mean() > 0.95  # the rest: beside a kink of the leaky rectifier
+    # the rest: beside a kink of the leaky rectifier
+    assert (error < 10 * tolerance).float().mean() > 0.95
 
 
 @pytest.mark.parametrize("half", [False, True])
@@ -218,11 +335,22 @@ def test_a_warp_traces_rays(warp, rule, exact, half):
     got = ops.Traced(*(torch.empty_like(tensor) for tensor in expected))
     rays = Rays(*(tensor.data_ptr() for tensor in (origins, directions, *got)))
     options = TraceOptions(ops.RULES.index(rule), exact, False, 1e-5)
-    warp.emulated_trace(shell.packed.spheres.data_ptr(), len(shell), shell.packed.tree.data_ptr(), native, half, options, 200, rays)
+    warp.emulated_trace(
+        shell.packed.spheres.data_ptr(),
+        len(shell),
+        shell.packed.tree.data_ptr(),
+        native,
+        half,
+        options,
+        200,
+        rays,
+    )
     hit, both = expected.t.isfinite(), expected.t.isfinite() & got.t.isfinite()
     assert (got.t.isfinite() != hit).sum() <= (2 if half else 0) and hit.sum() > 50
     error = ((got.t - expected.t).abs() * directions.norm(dim=1))[both]
     assert (error < (1e-3 if half else 1e-5)).float().mean() > 0.98
     same = both & (got.sphere == expected.sphere)
-    assert same.sum() > 0.95 * both.sum() and (got.normal - expected.normal)[same].abs().max() < (0.03 if half else 1e-3)
+    assert same.sum() > 0.95 * both.sum() and (got.normal - expected.normal)[same].abs().max() < (
+        0.03 if half else 1e-3
+    )
     assert (got.steps == expected.steps).float().mean() > 0.8

@@ -1,5 +1,5 @@
-"""The operators: the reference against closed forms and brute force, the compiled kernels against the
-reference, and what they refuse."""
+"""The operators: the reference against closed forms and brute force, the compiled kernels against
+the reference, and what they refuse."""
 
 import copy
 import math
@@ -25,10 +25,22 @@ from dss.shell.io import read_h5
 from kernels import build as kernels
 
 RULES = {"every": 0, "smallest": 1, "relative": 2}
-PAPER = {"owner": "smallest", "local": False, "octaves": 6, "activation": "leaky_relu", "output": "tanh"}
+PAPER = {
+    "owner": "smallest",
+    "local": False,
+    "octaves": 6,
+    "activation": "leaky_relu",
+    "output": "tanh",
+}
 NETWORKS = [
     {"width": 32, "layers": 2, "octaves": 4},
-    {"width": 40, "layers": 3, "octaves": 6, "activation": "leaky_relu"},  # not a multiple of the vector length
+    # not a multiple of the vector length
+    {
+        "width": 40,
+        "layers": 3,
+        "octaves": 6,
+        "activation": "leaky_relu",
+    },
     {"width": 128, "layers": 1, **PAPER},
     {"width": 7, "layers": 4, "octaves": 1, "local": False, "output": "tanh"},
 ]
@@ -47,7 +59,9 @@ def on_cuda(name, *arguments):
         return value.to(device) if isinstance(value, torch.Tensor) else value
 
     kernels.load()
-    return moved(getattr(torch.ops.dss, name).default(*(moved(value, "cuda") for value in arguments)), "cpu")
+    return moved(
+        getattr(torch.ops.dss, name).default(*(moved(value, "cuda") for value in arguments)), "cpu"
+    )
 
 
 def reference(name, *arguments):
@@ -58,15 +72,18 @@ BACKENDS = [reference, compiled, pytest.param(on_cuda, marks=pytest.mark.cuda)]
 KERNELS = BACKENDS[1:]
 
 
-def random_shell(count: int = 150, seed: int = 0, least: float = 0.03) -> DualShell:
+def random_shell(count: int = 150, seed: int = 0, min_radius: float = 0.03) -> DualShell:
     generator = torch.Generator().manual_seed(seed)
-    inner = torch.rand(count, generator=generator) * 0.12 + least
+    inner = torch.rand(count, generator=generator) * 0.12 + min_radius
     thickness = torch.rand(count, generator=generator) * 0.08 + 0.01
-    return DualShell(torch.rand(count, 3, generator=generator) * 1.4 - 0.7, inner, inner + thickness)
+    return DualShell(
+        torch.rand(count, 3, generator=generator) * 1.4 - 0.7, inner, inner + thickness
+    )
 
 
 def dense_shell() -> DualShell:
-    """A row of 60 large overlapping spheres with tiny inner ones: rays along it pass far more than 25 intervals."""
+    """A row of 60 large overlapping spheres with tiny inner ones: rays along it pass far more than
+    25 intervals."""
     centers = torch.stack([torch.linspace(-0.6, 0.6, 60), torch.zeros(60), torch.zeros(60)], 1)
     return DualShell(centers, torch.full((60,), 0.01), torch.linspace(0.2, 0.3, 60))
 
@@ -83,7 +100,8 @@ def torus(points):
 
 
 def rays(count: int, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
-    """From far outside, from anywhere inside the cube (inside spheres too), along the axes, looking away."""
+    """From far outside, from anywhere inside the cube (inside spheres too), along the axes, looking
+    away."""
     generator = torch.Generator().manual_seed(seed)
     random = torch.randn(4, count, 3, generator=generator)
     eyes = normalize(random[0], dim=1) * 4
@@ -109,7 +127,11 @@ def fitted() -> Field:
     for _ in range(200):
         sphere = torch.randint(len(shell), (1024,))
         points = normalize(torch.randn(1024, 3), dim=1)
-        points = shell.centers[sphere] + points * (shell.inner_radii[sphere] + torch.rand(1024) * shell.thickness[sphere])[:, None]
+        points = (
+            shell.centers[sphere]
+            + points
+            * (shell.inner_radii[sphere] + torch.rand(1024) * shell.thickness[sphere])[:, None]
+        )
         loss = (field(points, shell.owner(points, "relative")) - torus(points)).abs().mean()
         optimizer.zero_grad()
         loss.backward()
@@ -119,12 +141,17 @@ def fitted() -> Field:
 
 @pytest.fixture(scope="module")
 def real(data) -> Field:
-    """The paper's kind of field, small, fitted for a moment to a real mesh in the authors' 128 spheres."""
-    shell = read_h5(*(data / "shells" / f"thingi32_{kind}128" / "53159.h5" for kind in ("inner", "safe")))
+    """The paper's kind of field, small, fitted for a moment to a real mesh in the authors' 128
+    spheres."""
+    shell = read_h5(
+        *(data / "shells" / f"thingi32_{kind}128" / "53159.h5" for kind in ("inner", "safe"))
+    )
     mesh = load_mesh(data / "thingi32" / "53159.ply")
     distance = MeshDistance(mesh.vertices, mesh.faces)
     places, _ = surface_samples(mesh.vertices, mesh.faces, 20_000, 0)
-    points = torch.from_numpy(places).float() + 0.01 * torch.randn(20_000, 3, generator=torch.Generator().manual_seed(0))
+    points = torch.from_numpy(places).float() + 0.01 * torch.randn(
+        20_000, 3, generator=torch.Generator().manual_seed(0)
+    )
     points = points[shell.owner(points, "smallest") >= 0]
     truth, owner = distance.sdf(points), shell.owner(points, "smallest")
     field, _ = network(shell, width=48, **PAPER)
@@ -152,10 +179,12 @@ class Plain(Field):
         return value if track else value.detach()
 
 
-# ------------------------------------------------------------------------------------------------------------ intervals
+# --------------------------------------------------------------------------------------- intervals
 
 
-def brute_force(shell: DualShell, origin: np.ndarray, direction: np.ndarray) -> tuple[list[tuple[float, float, int]], float]:
+def brute_force(
+    shell: DualShell, origin: np.ndarray, direction: np.ndarray
+) -> tuple[list[tuple[float, float, int]], float]:
     """One ray in float64, by the quadratic equation: sorted (start, end, sphere) and stop."""
     offset = origin - shell.centers.double().numpy()
     a, b = direction @ direction, offset @ direction
@@ -164,7 +193,12 @@ def brute_force(shell: DualShell, origin: np.ndarray, direction: np.ndarray) -> 
         square = b * b - a * ((offset**2).sum(1) - radii.double().numpy() ** 2)
         crossed = np.nonzero((square > 0) & (-b + np.sqrt(square.clip(0)) > 0) & (a > 0))[0]
         middle, half = -b[crossed] / a, np.sqrt(square[crossed]) / a
-        found.append([(max(m - h, 0.0), m + h, j) for m, h, j in zip(middle, half, crossed.tolist(), strict=True)])
+        found.append(
+            [
+                (max(m - h, 0.0), m + h, j)
+                for m, h, j in zip(middle, half, crossed.tolist(), strict=True)
+            ]
+        )
     inner, outer = found
     stop = min((near for near, _, _ in inner), default=math.inf)
     return sorted((near, min(far, stop), j) for near, far, j in outer if near < stop), stop
@@ -172,12 +206,21 @@ def brute_force(shell: DualShell, origin: np.ndarray, direction: np.ndarray) -> 
 
 def check_intervals(backend, shell, origins, directions):
     """As sets exactly those of brute force, but for spheres that the ray only touches."""
-    offsets, start, end, sphere, stop = backend("shell_intervals", *shell.packed, origins, directions, 0)
+    offsets, start, end, sphere, stop = backend(
+        "shell_intervals", *shell.packed, origins, directions, 0
+    )
     assert offsets[0] == 0 and offsets[-1] == len(start) == len(end) == len(sphere)
     for i in range(len(origins)):
-        expected, expected_stop = brute_force(shell, origins[i].double().numpy(), directions[i].double().numpy())
+        expected, expected_stop = brute_force(
+            shell, origins[i].double().numpy(), directions[i].double().numpy()
+        )
         mine = slice(offsets[i], offsets[i + 1])
-        got = {j: (a, b) for a, b, j in zip(start[mine].tolist(), end[mine].tolist(), sphere[mine].tolist(), strict=True)}
+        got = {
+            j: (a, b)
+            for a, b, j in zip(
+                start[mine].tolist(), end[mine].tolist(), sphere[mine].tolist(), strict=True
+            )
+        }
         assert len(got) == offsets[i + 1] - offsets[i], "a sphere twice"
         assert (start[mine].diff() >= 0).all()
         assert float(stop[i]) == pytest.approx(expected_stop, abs=5e-5)
@@ -186,15 +229,26 @@ def check_intervals(backend, shell, origins, directions):
                 assert got.pop(j) == pytest.approx((near, far), abs=5e-5)
             else:
                 got.pop(j, None)
-        assert all(0 < b - a < 2e-3 for a, b in got.values()), "only a tangent sphere may be too many"
+        assert all(0 < b - a < 2e-3 for a, b in got.values()), (
+            "only a tangent sphere may be too many"
+        )
     return offsets.diff()
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-@pytest.mark.parametrize("make", [random_shell, dense_shell, lambda: random_shell(1), lambda: random_shell(700, least=0.005)])
+@pytest.mark.parametrize(
+    "make",
+    [
+        random_shell,
+        dense_shell,
+        lambda: random_shell(1),
+        lambda: random_shell(700, min_radius=0.005),
+    ],
+)
 def test_intervals_are_those_of_brute_force(backend, make):
     origins, directions = rays(40)
-    directions = directions * torch.linspace(0.5, 2, len(directions))[:, None]  # t counts in units of the direction
+    # t counts in units of the direction
+    directions = directions * torch.linspace(0.5, 2, len(directions))[:, None]
     directions[7] = 0
     counts = check_intervals(backend, make(), origins, directions)
     assert counts[7] == 0 and (counts.max() > 25 or make is not dense_shell)
@@ -220,7 +274,9 @@ def test_a_partition_of_a_real_shell_has_the_right_owner(backend, rule, real):
 
 
 def check_partition(backend, shell, rule, origins, directions):
-    offsets, start, end, sphere, stop = backend("shell_intervals", *shell.packed, origins, directions, RULES[rule])
+    offsets, start, end, sphere, stop = backend(
+        "shell_intervals", *shell.packed, origins, directions, RULES[rule]
+    )
     ray = torch.arange(len(origins)).repeat_interleave(offsets.diff())
     same = ray[1:] == ray[:-1]
     assert (start[1:] >= end[:-1])[same].all() and (end >= start).all() and (end <= stop[ray]).all()
@@ -229,30 +285,88 @@ def check_partition(backend, shell, rule, origins, directions):
         t = start.double().lerp(end.double(), part)
         points = origins[ray].double() + t[:, None] * directions[ray]
         distance = torch.cdist(points, centers)
-        score = torch.where(distance < radii, distance / radii if rule == "relative" else radii.expand_as(distance), torch.inf)
+        score = torch.where(
+            distance < radii,
+            distance / radii if rule == "relative" else radii.expand_as(distance),
+            torch.inf,
+        )
         mine = score.gather(1, sphere[:, None])[:, 0]
-        assert ((mine - score.amin(1) < 1e-5) | (end - start < 1e-4)).all()  # nearly equal scores: a seam, up to rounding
+        # nearly equal scores: a seam, up to rounding
+        assert ((mine - score.amin(1) < 1e-5) | (end - start < 1e-4)).all()
     # the union of all outer spheres, by brute force, has the length of the partition
     total = torch.zeros(len(origins)).index_add_(0, ray, end - start)
     for i in range(len(origins)):
         length, reach = 0.0, 0.0
-        for a, b, _ in brute_force(shell, origins[i].double().numpy(), directions[i].double().numpy())[0]:
+        for a, b, _ in brute_force(
+            shell, origins[i].double().numpy(), directions[i].double().numpy()
+        )[0]:
             length += max(0.0, b - max(a, reach))
             reach = max(reach, b)
         assert float(total[i]) == pytest.approx(length, abs=1e-4)
 
 
-# --------------------------------------------------------------------------------------------------------------- points
+@pytest.mark.parametrize("backend", KERNELS)
+@pytest.mark.parametrize("rule", ["smallest", "relative"])
+@pytest.mark.parametrize("make", [random_shell, dense_shell])
+def test_kernels_cut_rays_where_the_reference_does(backend, rule, make):
+    shell, (origins, directions) = make(), rays(100)
+    arguments = (*shell.packed, origins, directions, RULES[rule])
+    got = ops.Intervals(*backend("shell_intervals", *arguments))
+    expected = ops.Intervals(*plain.shell_intervals(*arguments))
+    torch.testing.assert_close(got.stop, expected.stop, atol=1e-5, rtol=0)
+    for i in (expected.end - expected.start > 1e-3).nonzero()[:, 0].tolist():
+        ray = expected.ray[i]
+        mine = slice(got.offsets[ray], got.offsets[ray + 1])
+        starts, ends = got.start[mine] - expected.start[i], got.end[mine] - expected.end[i]
+        distance = starts.abs().maximum(ends.abs())[got.sphere[mine] == expected.sphere[i]]
+        # Most are within 1e-6; a seam is less certain where a ray is nearly tangent to a sphere, or
+        # where it passes two spheres that are nearly the same.
+        assert distance.min() < 2e-4
+
+
+def test_merged_intervals_are_disjoint_and_cover_the_same():
+    shell, (origins, directions) = random_shell(), rays(100)
+    found = ops.shell_intervals(shell.packed, origins, directions)
+    merged = found.merged()
+    assert torch.equal(found.ray.bincount(minlength=len(origins)), found.offsets.diff())
+    assert len(merged.start) < len(found.start) and torch.equal(merged.stop, found.stop)
+    for i in range(len(origins)):
+        expected = []  # start, end, sphere
+        for k in range(found.offsets[i], found.offsets[i + 1]):
+            start, end, sphere = found.start[k].item(), found.end[k].item(), found.sphere[k].item()
+            if expected and start <= expected[-1][1]:
+                expected[-1][1] = max(end, expected[-1][1])
+            else:
+                expected.append([start, end, sphere])
+        mine = slice(merged.offsets[i], merged.offsets[i + 1])
+        parts = (merged.start, merged.end, merged.sphere)
+        got = zip(*(part[mine].tolist() for part in parts), strict=True)
+        assert [list(item) for item in got] == expected
+    none = ops.shell_intervals(shell.packed, origins[:0], directions[:0])
+    assert none.merged() is none and none.ray.shape == (0,)
+
+
+# ------------------------------------------------------------------------------------------ points
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_owner_and_union_sdf_are_those_of_brute_force(backend):
-    for shell in (random_shell(), dense_shell(), random_shell(9), random_shell(700, least=0.005)):
+    for shell in (
+        random_shell(),
+        dense_shell(),
+        random_shell(9),
+        random_shell(700, min_radius=0.005),
+    ):
         points = torch.rand(3000, 3, generator=torch.Generator().manual_seed(2)) * 2.4 - 1.2
-        distance = np.linalg.norm(points.double().numpy()[:, None] - shell.centers.double().numpy(), axis=2)
+        distance = np.linalg.norm(
+            points.double().numpy()[:, None] - shell.centers.double().numpy(), axis=2
+        )
         radius = shell.outer_radii.double().numpy()
         clear = (np.abs(distance - radius) > 1e-6).all(1)
-        for rule, score in (("smallest", np.broadcast_to(radius, distance.shape)), ("relative", distance / radius)):
+        for rule, score in (
+            ("smallest", np.broadcast_to(radius, distance.shape)),
+            ("relative", distance / radius),
+        ):
             score = np.where(distance < radius, score, 10 + np.arange(len(shell)))
             expected = np.where(score.min(1) < 10, score.argmin(1), -1)
             tie = np.diff(np.sort(score, 1)[:, :2], axis=1)[:, 0] < 1e-6
@@ -262,7 +376,11 @@ def test_owner_and_union_sdf_are_those_of_brute_force(backend):
             gap, nearest = backend("shell_union_sdf", *shell.packed, points, inner)
             expected = distance - radii.double().numpy()
             np.testing.assert_allclose(gap.numpy(), expected.min(1), atol=1e-6)
-            np.testing.assert_allclose(np.take_along_axis(expected, nearest.numpy()[:, None], 1)[:, 0], expected.min(1), atol=1e-6)
+            np.testing.assert_allclose(
+                np.take_along_axis(expected, nearest.numpy()[:, None], 1)[:, 0],
+                expected.min(1),
+                atol=1e-6,
+            )
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
@@ -278,8 +396,12 @@ def test_field_and_gradient_are_those_of_the_module_and_of_autograd(backend, opt
     (slope,) = torch.autograd.grad(expected.sum(), truth)
     torch.testing.assert_close(value.double(), expected.detach(), atol=2e-6, rtol=1e-5)
     error = (gradient - slope).norm(dim=1) / (1 + slope.norm(dim=1))
-    assert error.median() < 1e-6 and (error < 1e-4).float().mean() > 0.995  # the rest: beside a kink of the leaky rectifier
-    assert backend("shell_field", shell.packed.spheres, *net, points, owner, False)[1].shape == (0, 3)
+    # the rest: beside a kink of the leaky rectifier
+    assert error.median() < 1e-6 and (error < 1e-4).float().mean() > 0.995
+    assert backend("shell_field", shell.packed.spheres, *net, points, owner, False)[1].shape == (
+        0,
+        3,
+    )
 
 
 def test_the_gradient_of_the_reference_is_exact_in_float64():
@@ -289,7 +411,9 @@ def test_the_gradient_of_the_reference_is_exact_in_float64():
         points = (torch.rand(200, 3, dtype=torch.float64) * 2 - 1).requires_grad_()
         owner = torch.randint(len(shell), (200,))
         (slope,) = torch.autograd.grad(field(points, owner).sum(), points)
-        got = plain.shell_field(field.shell.packed.spheres, *field.network(), points.detach(), owner, True)[1]
+        got = plain.shell_field(
+            field.shell.packed.spheres, *field.network(), points.detach(), owner, True
+        )[1]
         torch.testing.assert_close(got, slope, atol=1e-12, rtol=1e-9)
 
 
@@ -303,14 +427,16 @@ def test_total_distance_is_the_field_s_composition(backend, rule):
     expected = Field._completed(Plain(field), points)
     outside = shell.outer_gap(points)[0] > 0
     torch.testing.assert_close(got[~outside], expected[~outside], atol=1e-5, rtol=0)
-    torch.testing.assert_close(got[outside].abs(), expected[outside].abs(), atol=1e-5, rtol=0)  # the field knows more about the sign
+    # the field knows more about the sign
+    torch.testing.assert_close(got[outside].abs(), expected[outside].abs(), atol=1e-5, rtol=0)
 
 
-# -------------------------------------------------------------------------------------------------------------- tracing
+# ----------------------------------------------------------------------------------------- tracing
 
 
 def balls(shell: DualShell) -> ops.Network:
-    """A network whose output is 0: the field is the distance to the spheres midway between inner and outer ones."""
+    """A network whose output is 0: the field is the distance to the spheres midway between inner
+    and outer ones."""
     sizes = (1, 16, 1, True, True, True)
     return ops.Network(torch.zeros(len(shell), 16), torch.zeros(16 * 6 + 17), sizes, 1.0)
 
@@ -322,10 +448,26 @@ def test_hits_of_a_union_of_balls_are_in_closed_form(backend, rule, count):
     shell = random_shell(count)
     shell = DualShell(shell.centers, torch.full((count,), 0.12), torch.full((count,), 0.18))
     origins, directions = (part[:2000] for part in rays(2000))  # from outside
-    got = ops.Traced(*backend("shell_trace", *shell.packed, *balls(shell), origins, directions, RULES[rule], True, False, 1e-5))
+    got = ops.Traced(
+        *backend(
+            "shell_trace",
+            *shell.packed,
+            *balls(shell),
+            origins,
+            directions,
+            RULES[rule],
+            True,
+            False,
+            1e-5,
+        )
+    )
     o, d, c = origins.double(), directions.double(), shell.centers.double()
     along = ((c - o[:, None]) * d[:, None]).sum(2)
-    half = (0.15**2 - ((c - o[:, None]) - along[..., None] * d[:, None]).square().sum(2)).clamp(min=0).sqrt()
+    half = (
+        (0.15**2 - ((c - o[:, None]) - along[..., None] * d[:, None]).square().sum(2))
+        .clamp(min=0)
+        .sqrt()
+    )
     t, sphere = torch.where(half > 0, along - half, torch.inf).min(1)
     clear = half.amax(1) > 1e-2
     assert clear.sum() > 40 and torch.equal(got.t.isfinite()[clear], t.isfinite()[clear])
@@ -337,10 +479,15 @@ def test_hits_of_a_union_of_balls_are_in_closed_form(backend, rule, count):
     assert ((got.t - t).abs() * slant)[first].max() < 1e-5
     normal = (points - c[got.sphere])[clear] / 0.15
     torch.testing.assert_close(got.normal[clear].double(), normal, atol=1e-4, rtol=0)
-    offsets, start, end, owner, _ = plain.shell_intervals(*shell.packed, origins, directions, RULES[rule])
+    offsets, start, end, owner, _ = plain.shell_intervals(
+        *shell.packed, origins, directions, RULES[rule]
+    )
     for i in clear.nonzero()[:50, 0].tolist():
         inside = owner[offsets[i] : offsets[i + 1]] == got.sphere[i]
-        low, high = start[offsets[i] : offsets[i + 1]][inside], end[offsets[i] : offsets[i + 1]][inside]
+        low, high = (
+            start[offsets[i] : offsets[i + 1]][inside],
+            end[offsets[i] : offsets[i + 1]][inside],
+        )
         assert ((low - 1e-5 <= got.t[i]) & (got.t[i] <= high + 1e-5)).any()
     miss = ~got.t.isfinite()
     assert (got.sphere[miss] == -1).all() and (got.normal[miss] == 0).all()
@@ -348,24 +495,48 @@ def test_hits_of_a_union_of_balls_are_in_closed_form(backend, rule, count):
 
 def both_trace(backend, shell, net, origins, directions, rule, exact, everywhere=False):
     arguments = (*shell.packed, *net, origins, directions, RULES[rule], exact, everywhere, 1e-5)
-    return ops.Traced(*backend("shell_trace", *arguments)), ops.Traced(*plain.shell_trace(*arguments))
+    return ops.Traced(*backend("shell_trace", *arguments)), ops.Traced(
+        *plain.shell_trace(*arguments)
+    )
 
 
 @pytest.mark.parametrize("backend", KERNELS)
 @pytest.mark.parametrize("exact", [True, False])
 @pytest.mark.parametrize("rule", RULES)
 def test_kernels_hit_what_the_reference_hits(backend, exact, rule, fitted):
-    fields = [fitted, network(random_shell(), width=24)[0], network(random_shell(seed=1), width=24)[0]]
+    fields = [
+        fitted,
+        network(random_shell(), width=24)[0],
+        network(random_shell(seed=1), width=24)[0],
+    ]
     for shell, net in ((field.shell, field.network()) for field in fields):
         origins, directions = rays(1500, seed=2)
         got, expected = both_trace(backend, shell, net, origins, directions, rule, exact)
         both = got.t.isfinite() & expected.t.isfinite()
         far = (got.t - expected.t).abs() > (2e-5 if exact else 1e-4)
-        assert ((got.t.isfinite() != expected.t.isfinite()) | (both & far)).float().mean() < 0.004 and both.sum() > 300
-        assert (got.normal - expected.normal)[both & ~far & (got.sphere == expected.sphere)].abs().max() < 0.02
-        everywhere = ops.Traced(*backend("shell_trace", *shell.packed, *net, origins, directions, RULES[rule], exact, True, 1e-5))
+        assert (
+            (got.t.isfinite() != expected.t.isfinite()) | (both & far)
+        ).float().mean() < 0.004 and both.sum() > 300
+        assert (got.normal - expected.normal)[
+            both & ~far & (got.sphere == expected.sphere)
+        ].abs().max() < 0.02
+        everywhere = ops.Traced(
+            *backend(
+                "shell_trace",
+                *shell.packed,
+                *net,
+                origins,
+                directions,
+                RULES[rule],
+                exact,
+                True,
+                1e-5,
+            )
+        )
         assert torch.equal(everywhere.t, got.t) and torch.equal(everywhere.sphere, got.sphere)
-        assert (everywhere.steps >= got.steps).all() and (everywhere.intervals >= got.intervals).all()
+        assert (everywhere.steps >= got.steps).all() and (
+            everywhere.intervals >= got.intervals
+        ).all()
         if rule == "every":  # but for a tangent sphere
             assert (everywhere.intervals != expected.intervals).float().mean() < 1e-3
 
@@ -373,18 +544,25 @@ def test_kernels_hit_what_the_reference_hits(backend, exact, rule, fitted):
 @pytest.mark.parametrize("backend", KERNELS)
 @pytest.mark.parametrize("rule", ["smallest", "relative"])
 @pytest.mark.parametrize("name", ["fitted", "real"])
-def test_where_kernels_and_reference_differ_there_is_a_silhouette_or_a_seam(backend, rule, name, request):
+def test_where_kernels_and_reference_differ_there_is_a_silhouette_or_a_seam(
+    backend, rule, name, request
+):
     field = request.getfixturevalue(name)
     shell, net = field.shell, field.network()
-    origins, directions = (torch.cat(part) for part in zip(*(camera.rays() for camera in fibonacci(3, 80)), strict=True))
+    origins, directions = (
+        torch.cat(part)
+        for part in zip(*(camera.rays() for camera in fibonacci(3, 80)), strict=True)
+    )
     got, expected = both_trace(backend, shell, net, origins, directions, rule, True)
     assert expected.t.isfinite().sum() > 2000
     differ = ((got.t != expected.t) & ~((got.t - expected.t).abs() < 2e-5)).nonzero()[:, 0]
     assert len(differ) < 0.003 * len(origins)
-    t = got.t.minimum(expected.t)[differ, None] + torch.linspace(-4e-4, 2e-3, 241)  # around the earlier hit
+    # around the earlier hit
+    t = got.t.minimum(expected.t)[differ, None] + torch.linspace(-4e-4, 2e-3, 241)
     owner, value = along(field, origins[differ], directions[differ], t, rule)
     seam = (owner[:, 1:81] != owner[:, :80]).any(1)
-    silhouette = (value[:, 80:] > 0).any(1) | (value[:, -1] > -2e-4)  # out of the solid again, or 2e-3 on less than 2e-4 deep
+    # out of the solid again, or 2e-3 on less than 2e-4 deep
+    silhouette = (value[:, 80:] > 0).any(1) | (value[:, -1] > -2e-4)
     assert (seam | silhouette).all()
 
 
@@ -392,17 +570,33 @@ def along(field, origins, directions, t, rule):
     """Owner and prediction (k, m) at t (k, m) of rays (k,)."""
     points = (origins[:, None] + t[..., None] * directions[:, None]).view(-1, 3)
     owner = plain.shell_owner(*field.shell.packed, points, RULES[rule])
-    value = plain.shell_field(field.shell.packed.spheres, *field.network(), points, owner.clamp(min=0), False)[0]
+    value = plain.shell_field(
+        field.shell.packed.spheres, *field.network(), points, owner.clamp(min=0), False
+    )[0]
     return owner.view(t.shape), value.view(t.shape)
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_normals_are_those_of_autograd_in_float64(backend, fitted):
     origins, directions = (part[:1000] for part in rays(1000, seed=8))
-    got = ops.Traced(*backend("shell_trace", *fitted.shell.packed, *fitted.network(), origins, directions, 2, True, False, 1e-5))
+    got = ops.Traced(
+        *backend(
+            "shell_trace",
+            *fitted.shell.packed,
+            *fitted.network(),
+            origins,
+            directions,
+            2,
+            True,
+            False,
+            1e-5,
+        )
+    )
     hit = got.sphere >= 0
     points = (origins + got.t[:, None] * directions)[hit].double().requires_grad_()
-    (slope,) = torch.autograd.grad(copy.deepcopy(fitted).double()(points, got.sphere[hit]).sum(), points)
+    (slope,) = torch.autograd.grad(
+        copy.deepcopy(fitted).double()(points, got.sphere[hit]).sum(), points
+    )
     assert hit.sum() > 200
     torch.testing.assert_close(got.normal[hit].double(), normalize(slope, dim=1), atol=1e-4, rtol=0)
 
@@ -430,44 +624,76 @@ def test_hits_of_a_torus_lie_on_it():
 def test_depth_is_as_exact_as_stated(fitted):
     origins, directions = (part[:3000] for part in rays(3000, seed=3))
     for tolerance in (1e-3, 1e-5):
-        got = ops.shell_trace(fitted.shell.packed, fitted.network(), origins, directions, "relative", tolerance=tolerance)
+        got = ops.shell_trace(
+            fitted.shell.packed,
+            fitted.network(),
+            origins,
+            directions,
+            "relative",
+            tolerance=tolerance,
+        )
         hit = got.t.isfinite().nonzero()[:, 0]
         points = (origins + got.t[:, None] * directions)[hit]
         value = fitted(points, got.sphere[hit]).detach()
         slope = (fitted.gradient(points) * directions[hit]).sum(1).abs()
-        behind, ahead = (fitted.shell.owner(points + step * directions[hit], "relative") for step in (-1e-4, 1e-4))
+        behind, ahead = (
+            fitted.shell.owner(points + step * directions[hit], "relative")
+            for step in (-1e-4, 1e-4)
+        )
         seam = behind != ahead
         assert ((value.abs() < tolerance * slope + 1e-6) | seam).all()
         assert value.abs().median() < 1e-6
 
 
 def test_a_field_is_traced_by_its_operator_as_it_is_by_plain_torch(fitted):
-    origins, directions = rays(500, seed=4)  # from inside the solid, and from the pocket in the hole, too
-    fused, plain = tracing.trace(fitted, origins, directions), tracing.trace(Plain(fitted), origins, directions)
+    # from inside the solid, and from the pocket in the hole, too
+    origins, directions = rays(500, seed=4)
+    fused, plain = (
+        tracing.trace(fitted, origins, directions),
+        tracing.trace(Plain(fitted), origins, directions),
+    )
     both = fused.hit & plain.hit
     assert (fused.hit != plain.hit).sum() <= 2 and both.sum() > 300
     assert ((fused.t - plain.t)[both].abs() < 2e-5).float().mean() > 0.995
     assert torch.equal(fused.t == 0, plain.t == 0) and (fused.t == 0).sum() > 10
     points = torch.rand(3000, 3) * 2 - 1
     torch.testing.assert_close(fitted.sdf(points), Plain(fitted).sdf(points), atol=1e-6, rtol=0)
-    torch.testing.assert_close(fitted.gradient(points), Plain(fitted).gradient(points), atol=1e-4, rtol=0)
+    torch.testing.assert_close(
+        fitted.gradient(points), Plain(fitted).gradient(points), atol=1e-4, rtol=0
+    )
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_rays_that_start_in_the_solid_hit_at_once(backend):
     shell = random_shell(20)
     directions = normalize(torch.randn(20, 3), dim=1)
-    got = ops.Traced(*backend("shell_trace", *shell.packed, *balls(shell), shell.centers.clone(), directions, 2, True, False, 1e-5))
+    got = ops.Traced(
+        *backend(
+            "shell_trace",
+            *shell.packed,
+            *balls(shell),
+            shell.centers.clone(),
+            directions,
+            2,
+            True,
+            False,
+            1e-5,
+        )
+    )
     assert (got.t == 0).all() and (got.sphere >= 0).all() and (got.steps == 0).all()
 
 
-# ------------------------------------------------------------------------------------------- registration and bad input
+# ---------------------------------------------------------------------- registration and bad input
 
 
 def test_every_operator_is_registered_as_torch_wants_it():
     shell = random_shell(20)
     net = network(shell, width=16)[1]
-    points, owner, directions = torch.rand(33, 3), torch.zeros(33, dtype=torch.int64), normalize(torch.randn(33, 3), dim=1)
+    points, owner, directions = (
+        torch.rand(33, 3),
+        torch.zeros(33, dtype=torch.int64),
+        normalize(torch.randn(33, 3), dim=1),
+    )
     calls = {
         "shell_intervals": (*shell.packed, points - 2, directions, 2),
         "shell_owner": (*shell.packed, points, 1),
@@ -493,7 +719,9 @@ def test_nothing_in_nothing_out():
     assert ops.shell_owner(shell.packed, none, "relative").shape == (0,)
     assert ops.shell_union_sdf(shell.packed, none, True)[0].shape == (0,)
     assert ops.shell_sdf(shell.packed, net, none, "relative").shape == (0,)
-    assert ops.shell_field(shell.packed, net, none, torch.zeros(0, dtype=torch.int64), True)[1].shape == (0, 3)
+    assert ops.shell_field(shell.packed, net, none, torch.zeros(0, dtype=torch.int64), True)[
+        1
+    ].shape == (0, 3)
     assert ops.shell_intervals(shell.packed, none, none).offsets.tolist() == [0]
     assert ops.shell_trace(shell.packed, net, none, none, "relative").normal.shape == (0, 3)
 
@@ -501,7 +729,10 @@ def test_nothing_in_nothing_out():
 def test_what_is_not_contiguous_is_made_so():
     shell = random_shell(20)
     points = torch.rand(3, 50).T
-    assert torch.equal(ops.shell_owner(shell.packed, points, "relative"), ops.shell_owner(shell.packed, points.contiguous(), "relative"))
+    assert torch.equal(
+        ops.shell_owner(shell.packed, points, "relative"),
+        ops.shell_owner(shell.packed, points.contiguous(), "relative"),
+    )
 
 
 def test_bad_input_is_named():
@@ -511,25 +742,55 @@ def test_bad_input_is_named():
     nan = torch.full((10, 3), math.nan)
     owner = torch.zeros(10, dtype=torch.int64)
     bad = {
-        r"pack: centers must hold at least one sphere": lambda: ops.pack(torch.zeros(0, 3), torch.zeros(0), torch.zeros(0)),
-        r"pack: inner_radii must have the shape \(1\)": lambda: ops.pack(torch.zeros(1, 3), torch.zeros(2), torch.zeros(1)),
-        r"pack: expected finite centers": lambda: ops.pack(torch.zeros(1, 3), torch.ones(1), torch.zeros(1)),
-        r"shell_owner: points must be torch.float32, got torch.float64": lambda: ops.shell_owner(packed, points.double(), "relative"),
-        r"shell_owner: points must have the shape \(n, 3\), got \(10, 2\)": lambda: ops.shell_owner(packed, points[:, :2], "relative"),
+        r"pack: centers must hold at least one sphere": lambda: ops.pack(
+            torch.zeros(0, 3), torch.zeros(0), torch.zeros(0)
+        ),
+        r"pack: inner_radii must have the shape \(1\)": lambda: ops.pack(
+            torch.zeros(1, 3), torch.zeros(2), torch.zeros(1)
+        ),
+        r"pack: expected finite centers": lambda: ops.pack(
+            torch.zeros(1, 3), torch.ones(1), torch.zeros(1)
+        ),
+        r"shell_owner: points must be torch.float32, got torch.float64": lambda: ops.shell_owner(
+            packed, points.double(), "relative"
+        ),
+        r"shell_owner: points must have the shape \(n, 3\), got \(10, 2\)": lambda: ops.shell_owner(
+            packed, points[:, :2], "relative"
+        ),
         r"shell_owner: points must be finite": lambda: ops.shell_owner(packed, nan, "relative"),
-        r"shell_owner: points must be a tensor, got list": lambda: ops.shell_owner(packed, [[0, 0, 0]], "relative"),
-        r"shell_owner: points must be on cpu": lambda: ops.shell_owner(packed, points.to("meta"), "relative"),
-        r"shell_owner: rule must be one of smallest, relative; got 'every'": lambda: ops.shell_owner(packed, points, "every"),
-        r"shell_intervals: directions must have the shape \(10, 3\)": lambda: ops.shell_intervals(packed, points, points[:4]),
-        r"shell_intervals: origins must be finite": lambda: ops.shell_intervals(packed, nan, points),
-        r"shell_field: owner must be torch.int64": lambda: ops.shell_field(packed, net, points, owner.int()),
-        r"shell_field: owner must be 0 to 19, got 20 to 20": lambda: ops.shell_field(packed, net, points, owner + 20),
-        r"shell_field: network.table must have the shape \(20, 16\), got \(21, 16\)": lambda: ops.shell_field(packed, other, points, owner),
-        r"shell_sdf: network.weights must have the shape": lambda: ops.shell_sdf(packed, short, points, "relative"),
+        r"shell_owner: points must be a tensor, got list": lambda: ops.shell_owner(
+            packed, [[0, 0, 0]], "relative"
+        ),
+        r"shell_owner: points must be on cpu": lambda: ops.shell_owner(
+            packed, points.to("meta"), "relative"
+        ),
+        r"shell_owner: rule must be one of smallest, relative; got 'every'": lambda: (
+            ops.shell_owner(packed, points, "every")
+        ),
+        r"shell_intervals: directions must have the shape \(10, 3\)": lambda: ops.shell_intervals(
+            packed, points, points[:4]
+        ),
+        r"shell_intervals: origins must be finite": lambda: ops.shell_intervals(
+            packed, nan, points
+        ),
+        r"shell_field: owner must be torch.int64": lambda: ops.shell_field(
+            packed, net, points, owner.int()
+        ),
+        r"shell_field: owner must be 0 to 19, got 20 to 20": lambda: ops.shell_field(
+            packed, net, points, owner + 20
+        ),
+        r"shell_field: network.table must have the shape \(20, 16\), got \(21, 16\)": lambda: (
+            ops.shell_field(packed, other, points, owner)
+        ),
+        r"shell_sdf: network.weights must have the shape": lambda: ops.shell_sdf(
+            packed, short, points, "relative"
+        ),
         r"shell_trace: network must have at least one hidden layer": lambda: ops.shell_trace(
             packed, net._replace(sizes=(0, 16, 1, True, True, True)), points, points, "relative"
         ),
-        r"shell_trace: tolerance must lie between": lambda: ops.shell_trace(packed, net, points, points, "relative", tolerance=0),
+        r"shell_trace: tolerance must lie between": lambda: ops.shell_trace(
+            packed, net, points, points, "relative", tolerance=0
+        ),
     }
     for message, call in bad.items():
         with pytest.raises(InputError, match=message):

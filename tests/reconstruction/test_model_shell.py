@@ -13,10 +13,8 @@ from dss.rendering.isosurface import extract
 from dss.shell.dual_shell import DualShell
 from tests.helpers import ball_model, pinhole
 
-BALLS = (
-    (0.0, 0.0, 0.0, 0.45),
-    (0.6, 0.0, 0.0, 0.03),
-)  # the second is too thin for inner spheres: 0.03 < the band
+# the second is too thin for inner spheres: 0.03 < the band
+BALLS = ((0.0, 0.0, 0.0, 0.45), (0.6, 0.0, 0.0, 0.03))
 SETTINGS = ShellSettings(spheres=24, resolution=64, eps=1e-2, step=0.01, start_step=0)
 
 

@@ -39,10 +39,8 @@ def dtu(tmp_path: Path) -> Path:
         )
         scale = np.diag([0.5, 0.5, 0.5, 1.0])
         scale[:3, 3] = CENTER
-        arrays |= {
-            f"world_mat_{index}": -3.0 * world,
-            f"scale_mat_{index}": scale,
-        }  # a projection has no scale and no sign
+        # a projection has no scale and no sign
+        arrays |= {f"world_mat_{index}": -3.0 * world, f"scale_mat_{index}": scale}
     np.savez(tmp_path / "cameras_sphere.npz", **arrays)
     return tmp_path
 
@@ -55,7 +53,11 @@ def synthetic(tmp_path: Path) -> Path:
 
 def test_dtu_cameras(dtu):
     scene = load_scene(SceneSettings(path=str(dtu)), "train")
-    assert scene.similarity == Similarity(tuple(CENTER), 0.5) and scene.masked and len(scene.photos) == 6
+    assert (
+        scene.similarity == Similarity(tuple(CENTER), 0.5)
+        and scene.masked
+        and len(scene.photos) == 6
+    )
     for photo, camera in zip(scene.photos, cameras(), strict=True):
         expected = camera.moved(scene.similarity)
         torch.testing.assert_close(photo.camera.pose, expected.pose, atol=1e-9, rtol=0)
@@ -90,14 +92,12 @@ def test_downscale_averages_areas_of_premultiplied_pixels(synthetic):
     fine, coarse = full.photos[0].pixels(), half.photos[0].pixels()
     assert coarse.shape == (20, 20, 4) and half.photos[0].camera.width == 20
     torch.testing.assert_close(coarse[5, 7], fine[10:12, 14:16].mean((0, 1)))
-    torch.testing.assert_close(
-        fine[..., 0], fine[..., 3] * (200 / 255)
-    )  # premultiplied, and divided by 255
+    # premultiplied, and divided by 255
+    torch.testing.assert_close(fine[..., 0], fine[..., 3] * (200 / 255))
     assert fine[..., 3].max() == 1 and fine[..., 3].min() == 0
     origins, directions = half.photos[0].camera.rays(torch.tensor([[7.5, 5.5]]))
-    expected = full.photos[0].camera.rays(
-        torch.tensor([[15.0, 11.0]])
-    )  # the corner between its four pixels
+    # the corner between its four pixels
+    expected = full.photos[0].camera.rays(torch.tensor([[15.0, 11.0]]))
     torch.testing.assert_close((origins, directions), expected)
 
 

@@ -8,23 +8,11 @@ import trimesh
 from skimage.measure import marching_cubes
 
 from dss.errors import InputError
-from dss.fields.base import Field
 from dss.geometry.similarity import Similarity
 from dss.rendering import isosurface as mesher
 from dss.rendering.isosurface import export, extract
 from dss.shell.dual_shell import DualShell
-
-
-class Analytic(Field):
-    """A field given by a formula; `asked` counts the points."""
-
-    def __init__(self, formula, shell=None):
-        super().__init__(shell)
-        self.formula, self.asked = formula, 0
-
-    def forward(self, points, owner=None):
-        self.asked += len(points)
-        return self.formula(points)
+from tests.helpers import Analytic, ball_shell
 
 
 def ball(points, radius=0.7):
@@ -43,18 +31,6 @@ def box(points, half=(0.5, 0.4, 0.3)):
 def noise(points):
     """Far from any distance: rough, and with many components."""
     return torch.sin(9 * points).prod(1) + 0.3 * torch.sin(23 * points.roll(1, 1)).prod(1)
-
-
-def ball_shell(count, radius=0.7, depth=0.1, cover=0.2):
-    """Small spheres under the surface of a ball: they cover the surface and leave the ball's middle
-    uncovered."""
-    i = np.arange(count) + 0.5
-    z, angle = 1 - 2 * i / count, np.pi * (1 + 5**0.5) * i
-    directions = np.stack(
-        [np.sqrt(1 - z * z) * np.cos(angle), np.sqrt(1 - z * z) * np.sin(angle), z], 1
-    )
-    ones = torch.ones(count)
-    return DualShell(torch.tensor(directions * (radius - depth)), ones * depth * 0.99, ones * cover)
 
 
 def torus_shell(count=40, major=0.6, minor=0.25):
@@ -205,9 +181,9 @@ def test_memory_at_512():
 import resource, torch
 from dss.rendering.isosurface import extract
 from dss.shell.dual_shell import DualShell
-from tests.rendering.test_isosurface import Analytic, ball
+from tests.helpers import Analytic, sphere
 shell = DualShell(torch.zeros(1, 3), torch.tensor([0.69]), torch.tensor([0.71]))
-mesh = extract(Analytic(ball, shell), 512)
+mesh = extract(Analytic(sphere(0.7), shell), 512)
 assert mesh.is_watertight
 print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
 """

@@ -5,7 +5,7 @@ import torch
 from dss.errors import InputError
 from dss.rendering.images import INK
 from dss.rendering.slices import INNER, INTERLAYER, REACH, Plane, draw_shell, draw_slice, planes
-from tests.rendering.test_tracing import Analytic, box, shell_of, sphere
+from tests.helpers import Analytic, box, shell_of, sphere
 
 
 def dark(image):

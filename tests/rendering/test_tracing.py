@@ -4,60 +4,12 @@ import torch
 import trimesh
 
 from dss.errors import InputError
-from dss.fields.base import Field
 from dss.fields.mesh import MeshField
 from dss.geometry.distance import MeshDistance
 from dss.rendering.cameras import turntable
 from dss.rendering.tracing import trace
 from dss.shell.dual_shell import DualShell
-
-
-class Analytic(Field):
-    """A field in closed form; `scale` multiplies the distances, so that they over- or
-    underestimate."""
-
-    def __init__(self, distance, shell=None, scale=1.0):
-        super().__init__(shell)
-        self.distance, self.scale = distance, scale
-
-    def forward(self, points, owner=None):
-        return self.distance(points) * self.scale
-
-
-def sphere(radius=0.6):
-    return lambda points: points.norm(dim=1) - radius
-
-
-def box(half=(0.5, 0.4, 0.3)):
-    def distance(points):
-        q = points.abs() - torch.tensor(half)
-        return q.clamp(min=0).norm(dim=1) + q.amax(1).clamp(max=0)
-
-    return distance
-
-
-def torus(major=0.6, minor=0.15):
-    return lambda points: (
-        torch.stack([points[:, :2].norm(dim=1) - major, points[:, 2]], 1).norm(dim=1) - minor
-    )
-
-
-def shell_of(distance, count=60, seed=0):
-    """Inner spheres at random inside, tangent to the surface; outer ones so large that they cover
-    dense surface samples."""
-    generator = torch.Generator().manual_seed(seed)
-    points = torch.rand(400_000, 3, generator=generator) * 2 - 1
-    values = distance(points)
-    inside = points[values < -0.02][:count]
-    inner = -distance(inside)
-    surface = points[values.abs() < 0.02]
-    gap, nearest = (torch.cdist(surface, inside) - inner).min(1)
-    thickness = torch.zeros(len(inside)).scatter_reduce(0, nearest, gap, "amax").clamp(min=0.01)
-    return DualShell(inside, inner, inner + thickness + 0.03)
-
-
-def camera_rays(size=64, index=1):
-    return turntable(5, size)[index].rays()
+from tests.helpers import Analytic, box, camera_rays, shell_of, sphere, torus
 
 
 def ray_sphere(origins, directions, radius):

@@ -4,7 +4,7 @@ import torch
 from dss import ops
 from dss.rendering.tracing import trace
 from dss.rendering.tracing_paper import MAX_HIT_DISTANCE, PROBE, trace_exact, trace_paper
-from tests.rendering.test_tracing import Analytic, box, camera_rays, shell_of, sphere, torus
+from tests.helpers import Analytic, box, camera_rays, shell_of, sphere, torus
 
 
 def reference(field, origin, direction):

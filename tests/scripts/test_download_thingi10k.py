@@ -18,7 +18,10 @@ NAMES = ("file_id", "license", "solid", "num_facets")
 def test_words_become_ids_and_filters():
     assert module.parse([], NAMES) == (list(module.THINGI32), {})
     assert len(set(module.THINGI32)) == 32
-    assert module.parse(["53159", "solid=true", "num_facets=:5000"], NAMES) == ([53159], {"solid": True, "num_facets": (None, 5000)})
+    assert module.parse(["53159", "solid=true", "num_facets=:5000"], NAMES) == (
+        [53159],
+        {"solid": True, "num_facets": (None, 5000)},
+    )
     assert module.parse(["num_facets=10:20", "license=public domain"], NAMES) == (
         [],
         {"num_facets": (10, 20), "license": "public domain"},
@@ -41,7 +44,14 @@ def collection(tmp_path):
         path = tmp_path / "npz" / f"{number}.npz"
         path.parent.mkdir(exist_ok=True)
         np.savez(path, vertices=mesh.vertices, facets=mesh.faces)
-        facts = {"thing_id": 7, "name": f"ball {number}", "author": "someone", "license": "CC-0", "num_vertices": 162, "num_facets": 320}
+        facts = {
+            "thing_id": 7,
+            "name": f"ball {number}",
+            "author": "someone",
+            "license": "CC-0",
+            "num_vertices": 162,
+            "num_facets": 320,
+        }
         entries.append({"file_id": number, "file_path": str(path), **facts})
     return entries
 
@@ -53,7 +63,12 @@ def load(path: str) -> tuple[np.ndarray, np.ndarray]:
 
 def test_export_writes_models_and_facts(collection, tmp_path):
     module.export(collection, load, tmp_path / "out", [11, 12])
-    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["11.json", "11.ply", "12.json", "12.ply"]
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
+        "11.json",
+        "11.ply",
+        "12.json",
+        "12.ply",
+    ]
     mesh = trimesh.load(tmp_path / "out/12.ply")
     assert len(mesh.faces) == 320 and np.allclose(np.linalg.norm(mesh.vertices, axis=1), 1e3)
     assert json.loads((tmp_path / "out/11.json").read_text())["license"] == "CC-0"
@@ -62,7 +77,9 @@ def test_export_writes_models_and_facts(collection, tmp_path):
 def test_export_resumes(collection, tmp_path):
     module.export(collection[:1], load, tmp_path / "out")
     loaded = []
-    module.export(collection, lambda path: (loaded.append(Path(path).stem), load(path))[1], tmp_path / "out")
+    module.export(
+        collection, lambda path: (loaded.append(Path(path).stem), load(path))[1], tmp_path / "out"
+    )
     assert loaded == ["12"]
 
 
@@ -80,7 +97,10 @@ def unreachable() -> None:
 
 @pytest.mark.parametrize(
     ("package", "message"),
-    [(None, "pip install"), (SimpleNamespace(dataset=lambda solid=None: [], init=unreachable), "check the network")],
+    [
+        (None, "pip install"),
+        (SimpleNamespace(dataset=lambda solid=None: [], init=unreachable), "check the network"),
+    ],
     ids=["no package", "no network"],
 )
 def test_says_what_is_lacking(monkeypatch, script, package, message):
@@ -89,9 +109,11 @@ def test_says_what_is_lacking(monkeypatch, script, package, message):
     assert code == 2 and error.count("\n") == 1 and message in error
 
 
-@pytest.mark.skipif(importlib.util.find_spec("thingi10k") is None, reason="the extra `thingi10k` is not installed")
+@pytest.mark.skipif(
+    importlib.util.find_spec("thingi10k") is None, reason="the extra `thingi10k` is not installed"
+)
 def test_with_the_package_itself(collection, tmp_path, monkeypatch, script):
-    """The package reads a collection in the published layout from a local folder instead of the network."""
+    """The package reads a collection in the published layout from a folder."""
     monkeypatch.setenv("HF_HOME", str(tmp_path / "cache"))
     import datasets
     import thingi10k
@@ -104,9 +126,17 @@ def test_with_the_package_itself(collection, tmp_path, monkeypatch, script):
         archive.add(tmp_path / "npz", "npz")
     (tmp_path / "metadata").mkdir()
     columns = [*DatasetConfig.GEOMETRY_SCHEMA]
-    facts = dict.fromkeys(columns, 0) | {"num_vertices": 162, "num_faces": 320, "num_connected_components": 1, "solid": 1}
+    facts = dict.fromkeys(columns, 0) | {
+        "num_vertices": 162,
+        "num_faces": 320,
+        "num_connected_components": 1,
+        "solid": 1,
+    }
     tables = {
-        "geometry_data": [columns, *[[*(facts | {"file_id": number}).values()] for number in (11, 12)]],
+        "geometry_data": [
+            columns,
+            *[[*(facts | {"file_id": number}).values()] for number in (11, 12)],
+        ],
         "input_summary": [["ID", "Thing ID", "Link"], [11, 7, "a.stl"], [12, 7, "b.stl"]],
         "contextual_data": [
             ["Thing ID", "Date", "Category", "Sub-category", "Name", "Author", "License"],
@@ -115,7 +145,9 @@ def test_with_the_package_itself(collection, tmp_path, monkeypatch, script):
         "tag_data": [["Thing ID", "Tag"], [7, "round"]],
     }
     for name, rows in tables.items():
-        (tmp_path / f"metadata/{name}.csv").write_text("\n".join(",".join(map(str, row)) for row in rows) + "\n")
+        (tmp_path / f"metadata/{name}.csv").write_text(
+            "\n".join(",".join(map(str, row)) for row in rows) + "\n"
+        )
 
     words = ["12", "solid=true", "num_facets=100:", "--out", tmp_path / "out"]
     code, _, error = script("scripts.download_thingi10k", *words)

@@ -22,9 +22,7 @@ ROOT = Path(__file__).resolve().parents[2]
 CENTER, SIZE = np.array([500.0, -20.0, 3.0]), 40.0
 
 
-@pytest.fixture(autouse=True)
-def _fast(fewer_points):
-    pass
+pytestmark = pytest.mark.usefixtures("fewer_points")
 
 
 @pytest.fixture
@@ -79,9 +77,7 @@ def test_one_run(script, run, tmp_path):
 
 def test_several_runs_and_their_mean(script, run, tmp_path):
     folders = [run("exact", 0.9), run("small", 0.8)]
-    code, out, error = script(
-        "eval", *folders, "--resolution", 64, "--json", tmp_path / "all.json"
-    )
+    code, out, error = script("eval", *folders, "--resolution", 64, "--json", tmp_path / "all.json")
     assert code == 0, error
     together = json.loads((tmp_path / "all.json").read_text())
     single = [json.loads((folder / "eval.json").read_text()) for folder in folders]

@@ -9,10 +9,7 @@ from skimage import metrics
 
 from dss.rendering.images import read_image
 
-
-@pytest.fixture(autouse=True)
-def _own_cache(cache):
-    pass
+pytestmark = pytest.mark.usefixtures("cache")
 
 
 @pytest.fixture
@@ -89,6 +86,9 @@ def test_means_of_several_runs(script, ball_run):
     assert names[-6:] == [*expected, "mean, paper", "mean, surface"]
 
 
+NAME_ONE = "name runs, or --mesh and --truth-mesh, or --renders and --truth"
+
+
 def degraded(image, kind):
     if kind == "blur":
         return image.filter(ImageFilter.GaussianBlur(1))
@@ -114,12 +114,26 @@ def test_degraded_renders_are_ordered(script, scene, tmp_path):
         scores[kind] = json.loads((folder / "ssim.json").read_text())
     ssim = {kind: score["mean"]["ssim"] for kind, score in scores.items()}
     assert ssim["same"] == 1 and scores["same"]["mean"]["psnr"] is None
-    assert ssim["same"] > ssim["noise"] > ssim["blur"] > ssim["more blur"] and ssim["noise"] > ssim["shift"]
-    assert scores["noise"]["mean"]["psnr"] > scores["blur"]["mean"]["psnr"] > scores["more blur"]["mean"]["psnr"]
+    assert (
+        ssim["same"] > ssim["noise"] > ssim["blur"] > ssim["more blur"]
+        and ssim["noise"] > ssim["shift"]
+    )
+    assert (
+        scores["noise"]["mean"]["psnr"]
+        > scores["blur"]["mean"]["psnr"]
+        > scores["more blur"]["mean"]["psnr"]
+    )
     row = scores["blur"]["images"][1]
     images = [read_image(scene / "test/r_1.png"), np.asarray(Image.open(tmp_path / "blur/r_1.png"))]
-    assert row["name"] == "r_1" and row["psnr"] == pytest.approx(metrics.peak_signal_noise_ratio(*images), abs=1e-6)
-    options = {"channel_axis": 2, "gaussian_weights": True, "sigma": 1.5, "use_sample_covariance": False}
+    assert row["name"] == "r_1" and row["psnr"] == pytest.approx(
+        metrics.peak_signal_noise_ratio(*images), abs=1e-6
+    )
+    options = {
+        "channel_axis": 2,
+        "gaussian_weights": True,
+        "sigma": 1.5,
+        "use_sample_covariance": False,
+    }
     assert row["ssim"] == pytest.approx(metrics.structural_similarity(*images, **options), abs=1e-6)
 
 
@@ -133,16 +147,20 @@ def test_renders_that_do_not_match(script, scene, tmp_path):
     (folder / "r_9.png").rename(folder / "r_2.png")
     Image.new("RGB", (8, 8)).save(folder / "r_1.png")
     code, _, error = script("eval_ssim", "--renders", folder, "--truth", scene)
-    assert code == 2 and "the scene is 24x16, but r_1 (8x8) differ" in error and not (folder / "ssim.json").exists()
+    assert (
+        code == 2
+        and "the scene is 24x16, but r_1 (8x8) differ" in error
+        and not (folder / "ssim.json").exists()
+    )
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ([], "name one thing"),
-        (["--mesh", "a.ply"], "name one thing"),
-        (["--renders", "a"], "name the scene to compare with by --truth"),
-        (["runs/a", "--renders", "a", "--truth", "b"], "name one thing"),
+        ([], NAME_ONE),
+        (["--mesh", "a.ply"], NAME_ONE),
+        (["--renders", "a"], NAME_ONE),
+        (["runs/a", "--renders", "a", "--truth", "b"], NAME_ONE),
         (["nowhere"], "not a run folder"),
         (["--mesh", "nowhere.ply", "--truth-mesh", "nowhere.ply"], "no such file"),
         (["--renders", "nowhere", "--truth", "nowhere"], "transforms_test.json: cannot be read"),
@@ -150,7 +168,7 @@ def test_renders_that_do_not_match(script, scene, tmp_path):
         (["nowhere", "--size", "0"], "--size 0"),
         (["nowhere", "--size", "9999999"], "GiB of memory"),
         (["--mesh", "MESH", "--truth-mesh", "MESH", "--size", "5"], "windows of 11 pixels"),
-        (["--truth-mesh", "MESH"], "name the mesh to compare with it by --mesh"),
+        (["--truth-mesh", "MESH"], NAME_ONE),
         (["--renders", "a", "--truth", "b", "--views", "3"], "--views: does not apply to images"),
         (["--renders", "a", "--truth", "b", "--every", "3"], "--every: does not apply to images"),
         (["--mesh", "MESH", "--truth-mesh", "MESH", "--split", "val"], "--split: does not apply"),

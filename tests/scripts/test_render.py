@@ -21,10 +21,14 @@ def run(tmp_path_factory):
     """A run folder with an unfitted field: its surface is somewhere between two spheres."""
     torch.manual_seed(0)
     config = MeshConfig(field=DualShellSettings(latent=4, width=8))
-    shell = DualShell(torch.tensor([[0.0, 0, 0], [0.3, 0, 0]]), torch.tensor([0.4, 0.3]), torch.tensor([0.5, 0.5]))
+    shell = DualShell(
+        torch.tensor([[0.0, 0, 0], [0.3, 0, 0]]), torch.tensor([0.4, 0.3]), torch.tensor([0.5, 0.5])
+    )
     field = build(config.field, shell.geometry)
     folder = tmp_path_factory.mktemp("runs") / "two_spheres"
-    save_field(folder, field, config, Source("gone.ply", "0" * 64, Similarity((0.0, 0.0, 0.0), 1.0)))
+    save_field(
+        folder, field, config, Source("gone.ply", "0" * 64, Similarity((0.0, 0.0, 0.0), 1.0))
+    )
     return folder
 
 
@@ -32,7 +36,10 @@ def test_renders_views_and_a_sheet_the_same_each_time(script, run, tmp_path):
     for folder in ("first", "second"):
         options = ["--views", 3, "--size", 40, "--mode", "normal", "--out", tmp_path / folder]
         code, out, _ = script("render", run, *options)
-        assert code == 0 and out.splitlines()[-1] == f"next: look at {tmp_path / folder / 'normal.png'}"
+        assert (
+            code == 0
+            and out.splitlines()[-1] == f"next: look at {tmp_path / folder / 'normal.png'}"
+        )
     names = sorted(path.name for path in (tmp_path / "first").iterdir())
     assert names == ["normal.png", "normal_000.png", "normal_001.png", "normal_002.png"]
     for name in names:
@@ -44,7 +51,19 @@ def test_renders_views_and_a_sheet_the_same_each_time(script, run, tmp_path):
 @pytest.mark.parametrize("mode", ["shaded", "headlight", "normal", "depth"])
 def test_mesh_alone(script, tmp_path, ball, mode):
     ball.export(tmp_path / "ball.ply")
-    code, _, error = script("render", "--mesh", tmp_path / "ball.ply", "--views", 1, "--size", 32, "--mode", mode, "--out", tmp_path)
+    code, _, error = script(
+        "render",
+        "--mesh",
+        tmp_path / "ball.ply",
+        "--views",
+        1,
+        "--size",
+        32,
+        "--mode",
+        mode,
+        "--out",
+        tmp_path,
+    )
     assert code == 0, error
     image = np.asarray(Image.open(tmp_path / f"{mode}_000.png"))
     y, x = np.mgrid[:32, :32] - 15.5
@@ -54,7 +73,9 @@ def test_mesh_alone(script, tmp_path, ball, mode):
 
 @pytest.mark.parametrize("mode", ["depth", "steps", "slice", "shell"])
 def test_modes_of_a_run(script, run, tmp_path, mode):
-    code, _, error = script("render", run, "--views", 3, "--size", 24, "--mode", mode, "--out", tmp_path)
+    code, _, error = script(
+        "render", run, "--views", 3, "--size", 24, "--mode", mode, "--out", tmp_path
+    )
     assert code == 0, error
     images = [np.asarray(Image.open(tmp_path / f"{mode}_{index:03d}.png")) for index in range(3)]
     assert all(len(np.unique(image.reshape(-1, 3), axis=0)) > 5 for image in images)
@@ -74,18 +95,26 @@ def test_error_of_a_run(script, ball_run):
 @pytest.mark.parametrize("kind", ["webp", "gif", "mp4"])
 def test_animation(script, run, tmp_path, kind):
     if kind == "mp4" and not shutil.which("ffmpeg"):
-        code, _, error = script("render", run, "--views", 2, "--size", 16, "--animate", kind, "--out", tmp_path)
+        code, _, error = script(
+            "render", run, "--views", 2, "--size", 16, "--animate", kind, "--out", tmp_path
+        )
         assert code == 2 and "ffmpeg is not installed" in error
         return
     for folder in ("first", "second"):
-        code, _, error = script("render", run, "--views", 4, "--size", 16, "--animate", kind, "--out", tmp_path / folder)
+        code, _, error = script(
+            "render", run, "--views", 4, "--size", 16, "--animate", kind, "--out", tmp_path / folder
+        )
         assert code == 0, error
     first, second = (tmp_path / folder / f"shaded.{kind}" for folder in ("first", "second"))
     assert first.read_bytes() == second.read_bytes()
     if kind != "mp4":
         with Image.open(first) as animation:
             animation.load()
-            assert animation.n_frames == 4 and animation.info["duration"] == 1500 and animation.info["loop"] == 0
+            assert (
+                animation.n_frames == 4
+                and animation.info["duration"] == 1500
+                and animation.info["loop"] == 0
+            )
 
 
 @pytest.mark.parametrize(
@@ -104,7 +133,12 @@ def test_bad_input(script, tmp_path, box, arguments, message):
     box.export(tmp_path / "box.ply")
     arguments = [tmp_path / "box.ply" if argument == "MESH" else argument for argument in arguments]
     code, _, error = script("render", *arguments)
-    assert code == 2 and message in error and "Traceback" not in error and len(error.strip().split("\n")) == 1
+    assert (
+        code == 2
+        and message in error
+        and "Traceback" not in error
+        and len(error.strip().split("\n")) == 1
+    )
 
 
 def test_options_of_photos_do_not_apply_to_meshes(script, run):

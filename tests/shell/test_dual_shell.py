@@ -11,7 +11,11 @@ from dss.shell.dual_shell import DualShell
 def shell():
     generator = torch.Generator().manual_seed(0)
     inner = torch.rand(30, generator=generator) * 0.2 + 0.02
-    return DualShell(torch.rand(30, 3, generator=generator) - 0.5, inner, inner + 0.02 + 0.1 * torch.rand(30, generator=generator))
+    return DualShell(
+        torch.rand(30, 3, generator=generator) - 0.5,
+        inner,
+        inner + 0.02 + 0.1 * torch.rand(30, generator=generator),
+    )
 
 
 @pytest.fixture
@@ -38,7 +42,10 @@ def test_gaps_and_containment(shell, points):
 
 def test_owner(shell, points):
     distance, radii = distances(shell, points), shell.outer_radii.numpy()
-    smallest, relative = shell.owner(points, "smallest").tolist(), shell.owner(points, "relative").tolist()
+    smallest, relative = (
+        shell.owner(points, "smallest").tolist(),
+        shell.owner(points, "relative").tolist(),
+    )
     for index, row in enumerate(distance):
         inside = np.flatnonzero(row < radii)
         assert smallest[index] == (min(inside, key=lambda i: radii[i]) if len(inside) else -1)

@@ -49,10 +49,8 @@ def test_weights_of_a_plane_in_closed_form(cosine):
     """
     beta, count = 0.05, 1000
     model = ball_model(beta)
-    model.distance.forward = lambda points: (
-        -points[:, 2],
-        points.new_zeros(len(points), 1),
-    )  # solid where z > 0
+    # solid where z > 0
+    model.distance.forward = lambda points: (-points[:, 2], points.new_zeros(len(points), 1))
     direction = torch.tensor([math.sqrt(1 - cosine**2), 0.0, cosine])
     edges = torch.linspace(-0.4, 0.4, count + 1)
     points = ((edges[1:] + edges[:-1]) / 2)[:, None] * direction
@@ -130,9 +128,8 @@ def test_refine_concentrates_at_the_surface():
         )
         assert refined.shape == interval.shape == (2, 40) and (refined.diff() >= 0).all()
         assert ((refined[0] - 2.5).abs() < 0.05).sum() >= 30
-        torch.testing.assert_close(
-            refined[1].diff(), torch.full((39,), 2 / 40), atol=2e-3, rtol=0
-        )  # nothing there: evenly
+        # nothing there: evenly
+        torch.testing.assert_close(refined[1].diff(), torch.full((39,), 2 / 40), atol=2e-3, rtol=0)
 
 
 def test_refine_never_crosses_intervals():

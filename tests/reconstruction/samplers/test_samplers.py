@@ -78,9 +78,8 @@ def test_early_stop_changes_nothing_but_the_work(converged):
 def test_rays_without_samples_are_background_exactly(converged, stop, shade):
     sampler, background = shell_sampler(converged, BALLS), torch.full((3,), shade)
     away = pinhole((0.0, -3.0, 0.0))
-    away = replace(
-        away, pose=torch.cat([-away.pose[:, :3], away.pose[:, 3:]], 1)
-    )  # looks the other way
+    # looks the other way
+    away = replace(away, pose=torch.cat([-away.pose[:, :3], away.pose[:, 3:]], 1))
     for each in (sampler, occupancy_sampler(converged)):
         picture = render_picture(
             converged, each, away, background, RenderSettings(min_transmittance=stop)

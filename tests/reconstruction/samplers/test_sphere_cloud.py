@@ -57,15 +57,13 @@ def wrapped(cloud) -> SphereCloud:
 def test_begins_in_the_unit_ball(cloud):
     length = cloud.shell.centers.norm(dim=1)
     assert length.max() <= 0.99 and cloud.radius == pytest.approx(0.4)
-    assert (length < 0.99 * 0.5 ** (1 / 3)).float().mean() == pytest.approx(
-        0.5, abs=0.08
-    )  # uniform in volume
+    # uniform in volume
+    assert (length < 0.99 * 0.5 ** (1 / 3)).float().mean() == pytest.approx(0.5, abs=0.08)
 
 
 def test_repulsion_is_finite_without_pairs():
-    centers = torch.tensor(
-        [[0.0, 0, 0], [1, 0, 0], [1, 0, 0]], requires_grad=True
-    )  # far, and at the same place
+    # far, and at the same place
+    centers = torch.tensor([[0.0, 0, 0], [1, 0, 0], [1, 0, 0]], requires_grad=True)
     force = repulsion(centers, 0.1)
     force.backward()
     assert force == 0 and torch.equal(centers.grad, torch.zeros(3, 3))
@@ -214,9 +212,8 @@ def test_spread_covers_any_number_of_intervals(seed):
     ray = torch.arange(50).repeat_interleave(number)
     start = torch.cat([torch.arange(n) + 0.5 * torch.rand(n) for n in number])
     end = start + 0.01 + 0.4 * torch.rand(len(ray))
-    rays, t, interval = spread(
-        intervals(number.tolist(), start, end), 16
-    )  # at most 8 intervals, the rest is joined
+    # at most 8 intervals, the rest is joined
+    rays, t, interval = spread(intervals(number.tolist(), start, end), 16)
     assert torch.equal(rays, number.nonzero()[:, 0]) and (t.diff() > 0).all()
     for row, index in enumerate(rays.tolist()):
         first, last = start[ray == index], end[ray == index]
