@@ -10,11 +10,7 @@ python eval.py runs/neus_shell_chair --export chair.ply      a surface from phot
 from pathlib import Path
 
 from dss import cli
-from dss.evaluation.geometry import COLUMNS
-from dss.evaluation.measure import measure_file, measure_run
-from dss.rendering.isosurface import check_suffix, export
-from dss.run import PhotoRun, open_run
-from dss.tables import mean_of, table, write_json
+from dss.errors import InputError, listed
 
 
 def main() -> None:
@@ -32,11 +28,19 @@ def main() -> None:
     )
     options.add_argument("--weights", type=Path, help="write the field as its method's authors do")
     args = options.parse_args()
+    with cli.importing():
+        from dss.evaluation.geometry import COLUMNS
+        from dss.evaluation.measure import measure_file, measure_run
+        from dss.rendering.isosurface import check_suffix, export
+        from dss.run import PhotoRun, open_run
+        from dss.tables import mean_of, table, write_json
+
     if args.export:
         check_suffix(args.export)
     if len(args.run) > 1:
         cli.refuse(args, f"{len(args.run)} runs at once", "export", "weights")
     device, rows, shown = cli.pick_device(args.device), {}, cli.given(args, "resolution")
+    refused = []
     for path in args.run:
         if path.is_file():
             cli.refuse(args, f"the mesh file {path}", "weights", "resolution")
@@ -46,16 +50,23 @@ def main() -> None:
             if isinstance(run, PhotoRun):
                 cli.refuse(args, "surfaces from photos", "weights", "data")
             result, written = measure_run(run, args.data, **shown), path / "eval.json"
-            write_json(written, result.metrics)
+            try:
+                write_json(written, result.metrics)
+            except InputError:  # the numbers are worth printing all the same
+                refused.append(str(written))
             if args.weights:
                 run.field.to_weights(args.weights)
         rows[str(path)] = result.metrics
         if args.export:
             export(result.mesh, args.export, result.similarity)
     mean = mean_of(rows.values())
+    print(table(rows | {"mean": mean} if len(rows) > 1 else rows, COLUMNS))
     if args.json:
         write_json(args.json, {**mean, "runs": rows})
-    print(table(rows | {"mean": mean} if len(rows) > 1 else rows, COLUMNS))
+    if refused and not args.json:
+        raise InputError(
+            f"{listed(refused)}: cannot be written; name a place for the numbers with --json"
+        )
     print(f"next: look at {args.export or args.weights or args.json or written}")
 
 

@@ -10,11 +10,6 @@ from pathlib import Path
 
 from dss import cli
 from dss.errors import InputError
-from dss.evaluation import measure, photos, renders
-from dss.geometry.mesh import load_mesh
-from dss.rendering.modes import check_pictures
-from dss.run import MeshRun, open_run
-from dss.tables import table, write_json
 
 
 def main() -> None:
@@ -30,6 +25,13 @@ def main() -> None:
     options.add_argument("--size", type=int, help="pixels per side (default: 512, as in the paper)")
     options.add_argument("--out", type=Path, help="folder (default: the run's; else ssim/MESH)")
     args = options.parse_args()
+    with cli.importing():
+        from dss.evaluation import measure, photos, renders
+        from dss.geometry.mesh import load_mesh
+        from dss.rendering.modes import check_pictures
+        from dss.run import MeshRun, open_run
+        from dss.tables import table, write_json
+
     pairs = args.truth_mesh and args.data, args.renders and args.truth
     if [bool(kind) for kind in (args.run, *pairs)].count(True) != 1:
         raise InputError("name runs, or --mesh and --truth-mesh, or --renders and --truth")

@@ -12,14 +12,16 @@ from pathlib import Path
 
 from dss import cli
 from dss.errors import InputError
-from dss.evaluation.photos import draw_photos
-from dss.geometry.mesh import load_mesh
-from dss.rendering.gallery import MODES, draw_field, draw_mesh
-from dss.rendering.modes import check_pictures
-from dss.run import MeshRun, PhotoRun, open_run
 
 
 def main() -> None:
+    with cli.importing():
+        from dss.evaluation.photos import draw_photos
+        from dss.geometry.mesh import load_mesh
+        from dss.rendering.gallery import MODES, draw_field, draw_mesh
+        from dss.rendering.modes import check_pictures
+        from dss.run import MeshRun, PhotoRun, open_run
+
     options = cli.parser(__doc__)
     options.add_argument("run", nargs="?", type=Path, help="a run folder that train.py made")
     options.add_argument(

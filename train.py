@@ -10,9 +10,7 @@ A run that was interrupted is resumed by the same command.
 
 from pathlib import Path
 
-from dss import cli, pipeline
-from dss.config import MeshConfig
-from dss.run import MeshRun, PhotoRun, load_config
+from dss import cli
 
 
 def main() -> None:
@@ -36,6 +34,11 @@ def main() -> None:
         "--out", type=Path, help="the run folder (default: runs/CONFIG, or runs/CONFIG_DATA)"
     )
     args = options.parse_intermixed_args()
+    with cli.importing():
+        from dss import pipeline
+        from dss.config import MeshConfig
+        from dss.run import MeshRun, PhotoRun, load_config
+
     config = load_config(args.config, args.overrides, args.data)
     path = config.mesh.path if isinstance(config, MeshConfig) else config.scene.path
     name = [] if path == "demo" else [Path(path).stem]

@@ -1,15 +1,29 @@
 """What the scripts share: the common options, the device, progress on the terminal, and the way to
-end on bad input."""
+end: on bad input, without memory, where nobody reads the output, and on Ctrl-C.
+
+What takes long to load, such as torch, is imported where it is used: `main` of a script has begun
+by then, and ends properly.
+"""
 
 import argparse
+import errno
+import os
+import signal
 import sys
-from collections.abc import Callable
-
-import torch
-from tqdm import tqdm
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from typing import TYPE_CHECKING, NoReturn
 
 from dss.errors import InputError
 from dss.progress import Event
+
+if TYPE_CHECKING:
+    import torch
+    from tqdm import tqdm
+
+INTERRUPTED = "interrupted; the same command resumes"
+# of writing to where nobody reads, to a full disk, and the like
+OUTPUT_ERRORS = (errno.EPIPE, errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 
 
 def parser(description: str) -> argparse.ArgumentParser:
@@ -26,9 +40,11 @@ def parser(description: str) -> argparse.ArgumentParser:
     return result
 
 
-def pick_device(name: str) -> torch.device:
+def pick_device(name: str) -> "torch.device":
     """The torch device for `auto`, `cpu` or `cuda`. Raises InputError where CUDA is asked for and
     absent."""
+    import torch
+
     if name == "cuda" and not torch.cuda.is_available():
         raise InputError(
             "--device cuda: torch sees no CUDA device; use --device cpu, or install a CUDA build "
@@ -67,7 +83,10 @@ class Terminal:
         if event.stage != self.stage:
             self.close()
         if self.bar is None:
-            self.bar = tqdm(total=event.total, desc=event.stage, disable=None, leave=False)
+            from tqdm import tqdm
+
+            quiet = None if sys.stderr else True  # None: where stderr is no terminal
+            self.bar = tqdm(total=event.total, desc=event.stage, disable=quiet, leave=False)
             self.stage = event.stage  # tqdm forgets it where there is no terminal
         self.bar.update(event.done - self.bar.n)
         self.bar.set_postfix_str(event.text)
@@ -79,15 +98,77 @@ class Terminal:
             self.bar = None
 
 
+@contextmanager
+def importing() -> Iterator[None]:
+    """Around the imports of a script's `main`: Ctrl-C ends the process there and then.
+
+    An exception would be lost or turned into another one in the C code of the modules that load.
+    """
+
+    def end(*_: object) -> NoReturn:
+        os.write(2, f"{INTERRUPTED}\n".encode())
+        os._exit(130)
+
+    before = signal.signal(signal.SIGINT, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
 def run(main: Callable[[], None]) -> None:
-    """Call `main`; turn bad input into one line on stderr and exit code 2, an interrupt into exit
-    code 130."""
+    """Call `main`, and leave with the exit code that it deserves and at most one line on stderr.
+
+    2: bad input, no memory, or a file or the output that the system refuses; 130: Ctrl-C; 141:
+    nobody reads the output any more, as where SIGPIPE ends other programs.
+    """
+    code = _code_of(main)
+    try:
+        if sys.stdout:  # None where it was closed before we began
+            sys.stdout.flush()
+    except OSError as error:
+        code = _code_of_refusal(error)
+    if code:
+        sys.exit(code)
+
+
+def _code_of(main: Callable[[], None]) -> int | str | None:
+    """The exit code of `main`, after the line that explains it."""
     try:
         main()
     except InputError as error:
-        # one line, whatever a library's message held
-        print("error:", " ".join(str(error).split()), file=sys.stderr)
-        sys.exit(2)
+        return _fail(str(error))
     except KeyboardInterrupt:
-        print("interrupted; the same command resumes", file=sys.stderr)
-        sys.exit(130)
+        signal.signal(signal.SIGINT, signal.SIG_DFL)  # the next Ctrl-C does not wait for Python
+        with suppress(OSError):
+            print(INTERRUPTED, file=sys.stderr)
+        return 130
+    except SystemExit as end:  # argparse has said why
+        return end.code
+    except OSError as error:
+        if not error.filename and error.errno not in OUTPUT_ERRORS:
+            raise
+        return _code_of_refusal(error)
+    except (MemoryError, RuntimeError) as error:
+        # torch raises RuntimeError, on a GPU a kind of it
+        if not isinstance(error, MemoryError) and "allocate" not in str(error):
+            raise
+        return _fail("not enough memory for this; choose smaller sizes, or a larger machine")
+    return 0
+
+
+def _code_of_refusal(error: OSError) -> int:
+    """The exit code where the system refuses a file, or to take the output."""
+    if not error.filename:  # all files have names, so it is the output
+        with suppress(OSError, ValueError):  # what is still to be written has nowhere to go
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    if isinstance(error, BrokenPipeError):
+        return 128 + signal.SIGPIPE
+    return _fail(f"{error.filename or 'standard output'}: {error.strerror or error}")
+
+
+def _fail(message: str) -> int:
+    """Say what is wrong, on one line whatever a library's message held; the exit code is 2."""
+    with suppress(OSError):
+        print("error:", " ".join(message.split()), file=sys.stderr)
+    return 2

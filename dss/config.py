@@ -6,6 +6,7 @@ an argument of the functions here (`Plugins`), so that this module knows no meth
 
 import contextlib
 import difflib
+import reprlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, TypeVar, get_args
@@ -17,6 +18,11 @@ from dss.errors import InputError
 from dss.files import replacing
 
 MAX_NUMBER = 10**12  # no setting is larger
+# A configuration is a page of lines in two levels; what is far beyond these is no configuration,
+# and a parser would spend minutes or all memory on it.
+MAX_CHARACTERS, MAX_DEPTH, MAX_DIGITS = 1 << 14, 8, 1000
+SHORT = reprlib.Repr()  # of values in errors
+SHORT.maxstring = SHORT.maxother = SHORT.maxlong = 80
 
 
 def _float_of(value: Any) -> Any:
@@ -28,6 +34,7 @@ def _float_of(value: Any) -> Any:
 
 
 Count = Annotated[int, Field(gt=0, le=MAX_NUMBER)]
+Layers = Annotated[int, Field(gt=0, le=1000)]
 CountOrZero = Annotated[int, Field(ge=0, le=MAX_NUMBER)]
 Positive = Annotated[float, BeforeValidator(_float_of), Field(gt=0, le=MAX_NUMBER)]
 NonNegative = Annotated[float, BeforeValidator(_float_of), Field(ge=0, le=MAX_NUMBER)]
@@ -46,6 +53,11 @@ class Settings(Section):
 
     method: str = ""
 
+    def least_parameters(self) -> int:
+        """A number that the parameters are no fewer than, by these settings alone: what cannot fit
+        into memory is refused before any work. 0 where nothing is known."""
+        return 0
+
 
 Plugins = Mapping[str, Mapping[str, type[Settings]]]  # by section ("field"), then by method
 
@@ -54,9 +66,8 @@ class MeshSettings(Section):
     path: str = (
         "demo"  # a mesh or point cloud file, or `demo`: the mesh that the project makes itself
     )
-    radius: Annotated[Positive, Field(le=1)] = (
-        0.9  # of the smallest enclosing ball after normalisation
-    )
+    # of the smallest enclosing ball after normalisation; much smaller ones drown in rounding
+    radius: Annotated[Positive, Field(ge=0.01, le=1)] = 0.9
 
 
 class SpheresSettings(Section):
@@ -64,7 +75,8 @@ class SpheresSettings(Section):
         "cover"  # the paper's extraction, or the greedy medial cover
     )
     count: Count = 512  # number of key spheres S
-    resolution: Count = 256  # lattice nodes per axis that `farthest` chooses from
+    # lattice nodes per axis that `farthest` chooses from
+    resolution: Annotated[Count, Field(le=2048)] = 256
 
 
 class SamplesSettings(Section):
@@ -72,11 +84,12 @@ class SamplesSettings(Section):
         "partition"  # see fitting/samples.py
     )
     # per round; `pairs`: per technique, before expansion; `oriented`: per cloud point
-    count: Count = 1_000_000
-    spread: Positive = (
-        0.5  # standard deviation of the offsets from the surface; `partition`: in shell thicknesses
-    )
-    focus: Positive = 60.0  # `importance`: points are drawn with the weights exp(-focus |sdf|)
+    count: Annotated[Count, Field(ge=2)] = 1_000_000  # one is held out
+    # standard deviation of the offsets from the surface; `partition`: in shell thicknesses, where
+    # beyond 4 of them hardly any sample is left
+    spread: Annotated[Positive, Field(le=4)] = 0.5
+    # `importance`: points are drawn with the weights exp(-focus |sdf|)
+    focus: Annotated[Positive, Field(le=10_000)] = 60.0
     uniform_share: Share = (
         0.1  # `importance`, `oriented`: share of the samples that is uniform in the cube
     )
@@ -102,7 +115,8 @@ class FitSettings(Section):
     schedule: Literal["plateau", "cosine", "steps", "constant"] = (
         "cosine"  # of the learning rate, see fitting/fit.py
     )
-    plateau_factor: Positive = 0.7  # what `plateau` multiplies the learning rate by
+    # what `plateau` multiplies the learning rate by
+    plateau_factor: Annotated[Positive, Field(lt=1)] = 0.7
     plateau_patience: Count = 10  # epochs without progress before `plateau` does so
     loss: Literal["l1", "l2", "clamp", "weighted"] = "l1"  # see fitting/losses.py
     band: NonNegative = 0.01  # samples weigh 0.05 + exp(-|sdf| / band); 0: all weigh the same
@@ -219,6 +233,8 @@ def load_config(path: Path | str | None, overrides: list[str], plugins: Plugins)
 
 def config_from_dict(tree: dict[str, Any], source: str, plugins: Plugins) -> Config:
     """Check and convert a nested dictionary; `source` is named in the errors."""
+    if not isinstance(tree, dict):
+        raise InputError(f"{source}: expected sections, found {type(tree).__name__}")
     kind = PhotoConfig if "scene" in tree else MeshConfig
     sections = {name: tree.get(name, {}) for name in kind.default_methods}
     chosen = {
@@ -240,9 +256,11 @@ def read_yaml(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise InputError(f"{path}: no such configuration file; see configs/ for those that ship")
     try:
-        tree = _parse(path.read_text(errors="replace"), str(path))
+        with path.open(errors="replace") as file:
+            text = file.read(MAX_CHARACTERS + 1)
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror})") from error
+    tree = _parse(text, str(path))
     if not isinstance(tree, dict):
         raise InputError(
             f"{path}: expected sections of `key: value` lines, found {type(tree).__name__}"
@@ -250,11 +268,57 @@ def read_yaml(path: Path) -> dict[str, Any]:
     return tree
 
 
+class _Loader(yaml.SafeLoader):
+    """Sections, lists, numbers, texts, booleans and null: the YAML that settings are made of.
+
+    What a date is elsewhere is a text here. Aliases, tags and deep nesting are refused.
+    """
+
+    yaml_implicit_resolvers: ClassVar = {
+        first: [
+            (tag, pattern)
+            for tag, pattern in resolvers
+            if tag.rpartition(":")[2] in ("bool", "int", "float", "null")
+        ]
+        for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    }
+    depth = 0
+
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node:
+        event = self.peek_event()
+        if isinstance(event, yaml.AliasEvent) or event.tag is not None:
+            reason = "aliases (*) and tags (!) have no place in a configuration"
+            raise yaml.MarkedYAMLError(problem=reason, problem_mark=event.start_mark)
+        if self.depth == MAX_DEPTH:
+            reason = f"more than {MAX_DEPTH} levels"
+            raise yaml.MarkedYAMLError(problem=reason, problem_mark=event.start_mark)
+        self.depth += 1
+        node = super().compose_node(parent, index)
+        self.depth -= 1
+        return node
+
+    def construct_scalar(self, node: yaml.Node) -> str:
+        if node.tag != self.DEFAULT_SCALAR_TAG and len(node.value) > MAX_DIGITS:
+            reason = f"a number of {len(node.value)} digits"
+            raise yaml.MarkedYAMLError(problem=reason, problem_mark=node.start_mark)
+        return super().construct_scalar(node)
+
+
 def _parse(text: str, source: str) -> Any:
+    """The value that a YAML text stands for. Raises InputError where it is malformed or huge."""
     try:
-        return yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise InputError(f"{source}: not valid YAML ({' '.join(str(error).split())})") from error
+        if len(text) > MAX_CHARACTERS:
+            raise ValueError(f"more than {MAX_CHARACTERS:,} characters")
+        return yaml.load(text, _Loader)  # noqa: S506 - a SafeLoader of fewer types
+    # PyYAML passes on what `int` and `float` say of numbers such as 0x_ and 1:99:...:99.5
+    except (yaml.YAMLError, ValueError, OverflowError) as error:
+        raise InputError(f"{source}: not valid YAML ({_clipped(str(error), 200)})") from error
+
+
+def _clipped(text: str, limit: int = 80) -> str:
+    """A text of the user's for an error: on one line, and not longer than `limit`."""
+    text = " ".join(text.split())
+    return text if len(text) <= limit else f"{text[:limit]}..."
 
 
 def _plugin(
@@ -262,8 +326,9 @@ def _plugin(
 ) -> Settings:
     """The settings of a section that names its method."""
     method = section.get("method", default) if isinstance(section, dict) else default
-    if method not in known:
-        near = difflib.get_close_matches(str(method), known, 1, 0)
+    if not isinstance(method, str) or method not in known:
+        method = _clipped(str(method))
+        near = difflib.get_close_matches(method, known, 1, 0)
         raise InputError(
             f"{source}: unknown {name}.method {method}; did you mean {near[0]}? There are "
             f"{', '.join(known)}"
@@ -291,7 +356,8 @@ def _parsed(kind: type[Section], tree: Any, where: str) -> Any:
             value = _parsed(expected, value, f"{where}{key}.")
         elif isinstance(value, _Override):
             value = str(value) if expected is str else _parse(value, f"{where}{key}")
-        result[str(key)] = value
+        # pydantic takes no keys that are not UTF-8
+        result[str(key).encode(errors="backslashreplace").decode()] = value
     return result
 
 
@@ -302,23 +368,25 @@ def _described(kind: type[Section], error: dict[str, Any], prefix: str) -> str:
     for parent in parents:
         kind = kind.model_fields[parent].annotation
         prefix += f"{parent}."
-    where, got = f"{prefix}{key}".rstrip("."), error["input"]
+    key = _clipped(key)
+    where, got = f"{prefix}{key}".rstrip("."), SHORT.repr(error["input"])
     if error["type"] == "extra_forbidden":
         near = difflib.get_close_matches(key, kind.model_fields, 1, 0)
         return f"unknown key {where}; did you mean {prefix}{near[0]}?"
     if error["type"] == "model_type":
-        return f"{where} is a section, got {got!r}"
+        return f"{where} is a section, got {got}"
     if error["type"] == "literal_error":
         choices = ", ".join(get_args(kind.model_fields[key].annotation))
-        return f"{where} must be one of {choices}; got {got!r}"
+        return f"{where} must be one of {choices}; got {got}"
     field = kind.model_fields[key]
     if error["type"].endswith("_type"):
-        return f"{where} must be {field.annotation.__name__}; got {got!r}"
+        return f"{where} must be {field.annotation.__name__}; got {got}"
     bounds = {
         name: getattr(rule, name)
         for rule in field.metadata
-        for name in ("gt", "ge", "le")
+        for name in ("gt", "ge", "lt", "le")
         if hasattr(rule, name)
     }
-    low = f"above {bounds['gt']:g}" if "gt" in bounds else f"at least {bounds['ge']:g}"
-    return f"{where} must be {low} and at most {bounds['le']:g}; got {got!r}"
+    low = f"at least {bounds['ge']:g}" if "ge" in bounds else f"above {bounds['gt']:g}"
+    high = f"below {bounds['lt']:g}" if "lt" in bounds else f"at most {bounds['le']:g}"
+    return f"{where} must be {low} and {high}; got {got}"

@@ -1,6 +1,7 @@
 """Writing files so that a reader never sees half of one."""
 
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -8,6 +9,8 @@ from pathlib import Path
 from safetensors import SafetensorError
 
 from dss.errors import InputError
+
+TEMPORARY = re.compile(r"\..+\.(\d{1,7})(\.[^.]*)?")  # names that `replacing` makes
 
 
 @contextmanager
@@ -34,3 +37,30 @@ def replacing(path: Path | str) -> Iterator[Path]:
     finally:
         with suppress(OSError):
             temporary.unlink()
+
+
+def is_temporary(path: Path) -> bool:
+    """Whether `replacing` makes such names."""
+    return bool(TEMPORARY.fullmatch(path.name))
+
+
+def remove_stale(folder: Path) -> None:
+    """Remove the temporary files in `folder` of processes that are gone: they were killed while
+    they wrote. One of our own number is of an earlier process, as nothing is being written now."""
+    for path in folder.iterdir():
+        found = TEMPORARY.fullmatch(path.name)
+        if found and not _runs_elsewhere(int(found[1])):
+            with suppress(OSError):
+                path.unlink()
+
+
+def _runs_elsewhere(process: int) -> bool:
+    if process == os.getpid():
+        return False
+    try:
+        os.kill(process, 0)  # signal 0 asks whether it is there, and does nothing
+    except ProcessLookupError:
+        return False
+    except OSError:  # it is there, and another user's
+        return True
+    return True

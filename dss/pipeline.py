@@ -1,6 +1,7 @@
 """The whole road as functions to call: mesh, cloud or photos -> Run. Scripts, tables and sweeps
 call these."""
 
+import hashlib
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -8,10 +9,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from dss.config import Config, MeshConfig, PhotoConfig
+from dss.checkpoint import MISFITS, REMEDY, load_tensors
+from dss.config import MAX_NUMBER, Config, MeshConfig, PhotoConfig
 from dss.errors import InputError
 from dss.fields import METHODS, Field, build
-from dss.fields.base import Geometry
+from dss.fields.base import Geometry, Samples
 from dss.fitting.fit import fit
 from dss.fitting.samples import draw_samples, oriented_samples
 from dss.progress import Event, Progress, silent
@@ -26,6 +28,8 @@ from dss.run import (
     PhotoRun,
     Run,
     Source,
+    check,
+    enter_folder,
     load_samples,
     open_folder,
     open_run,
@@ -55,6 +59,7 @@ def fit_run(
     InputError on bad input.
     """
     device = torch.device(device)
+    check(config)
     match config:
         case MeshConfig():
             return _fit_mesh(config, folder, device, progress)
@@ -71,6 +76,7 @@ def import_weights(
 ) -> MeshRun:
     """The field that a method's authors fitted, as a run of ours. Raises InputError where the file
     is not theirs."""
+    enter_folder(folder, config)
     source, _, _, geometry = _geometry_of(config, torch.device(device), progress)
     field = METHODS[config.field.method].from_weights(path, config.field, geometry)
     config = config.model_copy(update={"field": field.settings})
@@ -82,17 +88,26 @@ def import_weights(
 def _fit_mesh(
     config: MeshConfig, folder: Path, device: torch.device, progress: Progress
 ) -> MeshRun:
-    open_folder(folder, config)
-    if not (folder / "samples.npz").is_file():
+    enter_folder(folder, config)
+    found = (folder / "samples.npz").is_file()
+    if not found:
         prepare = _prepare_cloud if config.samples.method == "oriented" else _prepare_mesh
         prepare(config, folder, device, progress)
     source, geometry, rounds = load_samples(folder)
+    if found:
+        _check_samples(folder / "samples.npz", config, geometry, rounds)
+    # The fit goes on without the file, but not beside another one of the same name.
+    if config.mesh.path != "demo" and Path(config.mesh.path).is_file():
+        content = Path(config.mesh.path).read_bytes()
+        _check_source(folder, source, hashlib.sha256(content).hexdigest())
     progress(Event("samples", 1, 1, f"{len(rounds[0]):,} x {len(rounds)} rounds"))
     if (folder / "field.safetensors").is_file():
+        run = open_run(folder, device)
         progress(Event("field", 1, 1, "already fitted"))
-        return open_run(folder, device)
+        return run
 
     state = folder / "training.safetensors"
+    _check_threads(state, device, progress)
     resumed, clock, core = state.is_file(), time.perf_counter(), time.process_time()
     with Log(folder, "fit", config.fit.epochs, progress) as log:
 
@@ -144,6 +159,7 @@ def _prepare_mesh(
         rounds.append(
             draw_samples(mesh, distance, field.shell, config.samples, field.owner_rule, seed)
         )
+    open_folder(folder, config)
     save_samples(folder, source, geometry, rounds)
 
 
@@ -154,11 +170,6 @@ def _prepare_cloud(
     from dss.geometry.mesh import load_mesh
     from dss.geometry.points import is_cloud, load_points, sample_points
 
-    if METHODS[config.field.method].geometry_keys:
-        raise InputError(
-            f"field.method={config.field.method}: is built on a mesh; for a point cloud choose "
-            "another, such as deepsdf"
-        )
     path, settings = config.mesh.path, config.samples
     if is_cloud(path):
         cloud = load_points(path, config.mesh.radius, settings.normals)
@@ -168,9 +179,9 @@ def _prepare_cloud(
     progress(Event("cloud", 1, 1, f"{len(cloud.points):,} points, {kind} normals"))
     source = Source(path, cloud.sha256, cloud.similarity)
     arguments = settings.count, settings.spread, settings.uniform_share
-    save_samples(
-        folder, source, {}, [oriented_samples(cloud, *arguments, seed) for seed in _seeds(config)]
-    )
+    rounds = [oriented_samples(cloud, *arguments, seed) for seed in _seeds(config)]
+    open_folder(folder, config)
+    save_samples(folder, source, {}, rounds)
 
 
 def _seeds(config: MeshConfig) -> range:
@@ -183,7 +194,8 @@ def _fit_photos(
 ) -> PhotoRun:
     from dss.reconstruction.scene import load_scene, scene_sha256
 
-    scene = load_scene(config.scene, "train")
+    enter_folder(folder, config)
+    scene, sha256 = load_scene(config.scene, "train"), scene_sha256(Path(config.scene.path))
     open_folder(folder, config)
     camera, similarity = scene.photos[0].camera, scene.similarity
     center = ", ".join(f"{value:.3g}" for value in similarity.center)
@@ -194,11 +206,15 @@ def _fit_photos(
         )
     )
     if (folder / "model.safetensors").is_file():
+        run = open_run(folder, device)
+        _check_source(folder, run.source, sha256)
         progress(Event("model", 1, 1, "already trained"))
-        return open_run(folder, device)
+        return run
 
     thumbnail = camera.downscaled(max(1, -(-max(camera.width, camera.height) // MAX_THUMBNAIL)))
     background, start = background_colour(config.scene, device), time.perf_counter()
+    state = folder / "training.safetensors"
+    _check_threads(state, device, progress)
     with Log(folder, "train", config.train.steps, progress) as log:
 
         def report(training: Training, scalars: dict[str, torch.Tensor | float]) -> None:
@@ -212,10 +228,48 @@ def _fit_photos(
                 log.picture(step, "colour", lambda: seen.colour)
                 log.picture(step, "normals", seen.normal_map)
 
-        training = train(config, scene, device, folder / "training.safetensors", report)
+        training = train(config, scene, device, state, report)
     progress(Event("model", 1, 1, f"{time.perf_counter() - start:.0f} s"))
-    source = Source(config.scene.path, scene_sha256(Path(config.scene.path)), similarity)
+    source = Source(config.scene.path, sha256, similarity)
     return save_model(folder, training.model, training.sampler, config, source)
+
+
+def _check_samples(
+    path: Path, config: MeshConfig, geometry: Geometry, rounds: list[Samples]
+) -> None:
+    """Raise InputError where the samples in a file are not those of the configured field."""
+    try:
+        field = build(config.field, geometry)
+        field.sdf(torch.zeros(2, 3))
+        owners = range(len(field.shell)) if field.shell else range(-1, MAX_NUMBER)
+        for samples in rounds:
+            low, high = samples.owner.min().item(), samples.owner.max().item()
+            if low not in owners or high not in owners:
+                raise ValueError(f"samples belong to spheres {low} to {high}")
+        if len(rounds) != len(_seeds(config)):
+            raise ValueError(f"{len(rounds)} rounds, not {len(_seeds(config))}")
+    except MISFITS as error:
+        reason = " ".join(str(error).split())[:200]
+        raise InputError(f"{path}: damaged ({reason}); {REMEDY}") from error
+
+
+def _check_source(folder: Path, source: Source, sha256: str) -> None:
+    """Raise InputError where the run was made from other contents than there are now."""
+    if source.sha256 != sha256:
+        raise InputError(
+            f"{source.path}: not what {folder} was fitted to (its contents differ); choose another "
+            "--out, or delete the folder"
+        )
+
+
+def _check_threads(state: Path, device: torch.device, progress: Progress) -> None:
+    """Say so where an unfinished fit goes on with another number of threads: sums are then rounded
+    in another order."""
+    if device.type == "cpu" and state.is_file():
+        before, now = load_tensors(state)[1].get("threads"), torch.get_num_threads()
+        if before not in (None, now):  # None: of an earlier version
+            text = f"begun with {before} threads, goes on with {now}; not the same to the last bit"
+            progress(Event("warning", 1, 1, f"{text} (OMP_NUM_THREADS={before} would be)"))
 
 
 def _kib(field: Field) -> str:

@@ -8,24 +8,40 @@ the resumable state of an unfinished fit log/                                   
 """
 
 import dataclasses
+import hashlib
 import json
+import math
+import os
+import socket
+import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 import torch
+from tensorboard.compat.proto import event_pb2
+from tensorboard.summary.writer.record_writer import RecordWriter
 from torch import Tensor
-from torch.utils.tensorboard import SummaryWriter
+from torch.utils.tensorboard import summary
 
 from dss import config as configuration
-from dss.checkpoint import load_tensors, part, save_tensors, with_prefix
+from dss.checkpoint import (
+    MISFITS,
+    REMEDY,
+    check_tensors,
+    load_tensors,
+    part,
+    save_tensors,
+    with_prefix,
+)
 from dss.config import Config, MeshConfig, PhotoConfig
 from dss.errors import InputError
 from dss.fields import METHODS, Field, build
 from dss.fields.base import Geometry, Samples
-from dss.files import replacing
+from dss.files import is_temporary, remove_stale, replacing
 from dss.geometry.similarity import Similarity
 from dss.progress import Event, Progress
 from dss.reconstruction.models import MODELS, Model, build_model
@@ -40,6 +56,9 @@ if TYPE_CHECKING:
 
 VERSION = "2"  # of field and model files
 GEOMETRY = "geometry."  # prefix in samples.npz of the tensors that the field is built on
+LEARNT = 16  # bytes of a parameter with its gradient and the optimiser's two moments
+MIN_START = 10_000  # bytes of a field with its optimisers, however small
+CHECKSUM_BYTES = 64  # at the end of samples.npz
 CONFIGS = Path(__file__).parents[1] / "configs"  # that ship with the project
 PLUGINS = {
     section: {name: kind.Settings for name, kind in found.items()}
@@ -97,14 +116,16 @@ class MeshRun:
                 "--data"
             )
         if fitted_to_cloud:
-            return load_points(path, radius, self.config.samples.normals)
-        mesh = load_mesh(path, radius)
-        if mesh.sha256 != self.source.sha256:
+            truth = load_points(path, radius, self.config.samples.normals)
+        else:
+            truth = load_mesh(path, radius)
+        if truth.sha256 != self.source.sha256:
+            kind = "points" if fitted_to_cloud else "mesh"
             raise InputError(
-                f"{path}: not the mesh that {self.folder} was fitted to (its contents differ); "
+                f"{path}: not the {kind} that {self.folder} was fitted to (its contents differ); "
                 "name that one with --data"
             )
-        return mesh
+        return truth
 
     def load_mesh(self, path: str | None = None) -> "Mesh":
         """`load_truth` where only a mesh will do. Raises InputError after a fit to a point cloud,
@@ -163,7 +184,82 @@ def load_config(
     if data:
         photos = path is not None and "scene" in configuration.read_yaml(Path(path))
         overrides = [*overrides, f"{'scene' if photos else 'mesh'}.path={data}"]
-    return configuration.load_config(path, list(overrides), PLUGINS)
+    config = configuration.load_config(path, list(overrides), PLUGINS)
+    check(config)
+    return config
+
+
+def check(config: Config) -> None:
+    """Raise InputError where the settings cannot work together, or not on this machine, before any
+    work is done."""
+    if isinstance(config, MeshConfig):
+        method, field = config.samples.method, config.field.method
+        if method not in (known := METHODS[field].samplings):
+            reasons = {
+                "pairs": "needs a field with a shell",
+                "partition": "needs a field with a shell",
+                "oriented": f"{field} is built on a mesh",
+            }
+            reason = reasons.get(method, "its samples belong to no sphere of the shell")
+            raise InputError(
+                f"samples.method={method}: {reason}; for field.method={field} choose "
+                f"{' or '.join(known)}"
+            )
+    memory = _memory()
+    for names, size in _sizes(config).items():
+        if size > memory:
+            raise InputError(
+                f"{names}: need {size / 1e9:,.0f} GB of memory, and this machine has "
+                f"{memory / 1e9:,.0f}; choose smaller numbers"
+            )
+
+
+def _sizes(config: Config) -> dict[str, int]:
+    """Bytes that are needed at least, by the settings that they follow from."""
+    if isinstance(config, PhotoConfig):
+        return {
+            "model": LEARNT * config.model.least_parameters(),
+            f"train.rays={config.train.rays}": 24 * config.train.rays,
+        }
+    samples, fit = config.samples, config.fit
+    starts = fit.starts * max(LEARNT * config.field.least_parameters(), MIN_START)
+    rounds = -(-fit.epochs // fit.resample)
+    return {
+        f"samples.count={samples.count} in {rounds} rounds": 24 * samples.count * rounds,
+        f"field of fit.starts={fit.starts}": starts,
+    }
+
+
+def _memory() -> int:
+    """Bytes of memory that the machine has, or the container."""
+    size = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    with suppress(OSError, ValueError):  # without a limit there is no such file, or "max" in it
+        size = min(size, int(Path("/sys/fs/cgroup/memory.max").read_text()))
+    return size
+
+
+def enter_folder(folder: Path, config: Config) -> bool:
+    """Whether the folder holds a run of this configuration. What killed processes left half written
+    there is removed.
+
+    A configuration and a log alone are no run yet, and may be replaced. Raises InputError where the
+    folder holds something else.
+    """
+    if not folder.exists():
+        return False
+    entries = folder.iterdir() if folder.is_dir() else [folder]
+    names = {path.name for path in entries if not is_temporary(path)}
+    saved, begun = folder / "config.yaml", not names <= {"config.yaml", "log"}
+    if not saved.is_file() and begun:
+        raise InputError(f"{folder}: not a run folder, and not empty; choose another --out")
+    same = saved.is_file() and configuration.load_config(saved, [], PLUGINS) == config
+    if begun and not same:
+        raise InputError(
+            f"{folder}: holds a run with another configuration; choose another --out, or delete "
+            "the folder"
+        )
+    remove_stale(folder)
+    return same
 
 
 def open_folder(folder: Path, config: Config) -> None:
@@ -172,17 +268,8 @@ def open_folder(folder: Path, config: Config) -> None:
 
     Raises InputError where the folder holds something else.
     """
-    saved = folder / "config.yaml"
-    if saved.is_file():
-        if load_config(saved) != config:
-            raise InputError(
-                f"{folder}: holds a run with another configuration; choose another --out, or "
-                "delete the folder"
-            )
-    elif folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise InputError(f"{folder}: not a run folder, and not empty; choose another --out")
-    else:
-        configuration.save_config(config, saved)
+    if not enter_folder(folder, config):
+        configuration.save_config(config, folder / "config.yaml")
 
 
 def open_run(folder: Path | str, device: torch.device | str = "cpu") -> Run:
@@ -199,36 +286,48 @@ def open_run(folder: Path | str, device: torch.device | str = "cpu") -> Run:
         raise InputError(f"{folder}: not a run folder; make one with train.py")
     tensors, about = load_tensors(path)
     if about.get("version") != VERSION:
-        found = about.get("version", "none")
+        found = " ".join(str(about.get("version", "none")).split())[:20]
         raise InputError(
-            f"{path}: written by another version of dss ({found}, not {VERSION}); fit it again"
+            f"{path}: written by another version of dss ({found}, not {VERSION}); {REMEDY}"
         )
     try:
-        config = configuration.config_from_dict(about["config"], str(path), PLUGINS)
+        config = configuration.config_from_dict(about["config"], "its configuration", PLUGINS)
         return files[path](folder, config, _source(about["source"]), tensors, device)
-    except (KeyError, TypeError, AttributeError, RuntimeError) as error:
-        reason = " ".join(str(error).split())
-        raise InputError(
-            f"{path}: not a run of dss, or damaged ({reason}); fit it again"
-        ) from error
+    except MISFITS as error:
+        reason = " ".join(str(error).split())[:200]
+        raise InputError(f"{path}: not a run of dss, or damaged ({reason}); {REMEDY}") from error
 
 
 def _mesh_run(
     folder: Path, config: MeshConfig, source: Source, tensors: dict[str, Tensor], device: Any
 ) -> MeshRun:
+    _check_size(config.field, tensors)
     keys = METHODS[config.field.method].geometry_keys
     field = build(config.field, {name: tensors[name] for name in keys})
+    check_tensors(field, tensors)
     field.load_state_dict(tensors)
+    field.sdf(torch.zeros(2, 3))  # what a field is built on has shapes of its own
     return MeshRun(folder, config, source, field.to(device).eval())
 
 
 def _photo_run(
     folder: Path, config: PhotoConfig, source: Source, tensors: dict[str, Tensor], device: Any
 ) -> PhotoRun:
+    _check_size(config.model, tensors)
     model, sampler = build_model(config.model), build_sampler(config.sampler)
+    for name, module in (("model", model), ("sampler", sampler)):
+        check_tensors(module, part(tensors, name))
     model.load_state_dict(part(tensors, "model"))
     sampler.restore(part(tensors, "sampler"))
     return PhotoRun(folder, config, source, model.to(device).eval(), sampler.to(device))
+
+
+def _check_size(settings: configuration.Settings, tensors: dict[str, Tensor]) -> None:
+    """Raise ValueError where the settings are of more than the tensors of their file, before that
+    much is built."""
+    found = sum(value.numel() for value in tensors.values())
+    if settings.least_parameters() > found:
+        raise ValueError(f"{found} numbers are too few for its configuration")
 
 
 def save_field(folder: Path, field: Field, config: MeshConfig, source: Source) -> MeshRun:
@@ -254,7 +353,7 @@ def _about(config: Config, source: Source) -> dict[str, Any]:
 
 
 def save_samples(folder: Path, source: Source, geometry: Geometry, rounds: list[Samples]) -> None:
-    """Write samples.npz."""
+    """Write samples.npz. Its archive comment is the SHA-256 of all that is before it."""
     arrays = {GEOMETRY + name: value.numpy() for name, value in geometry.items()}
     for index, samples in enumerate(rounds):
         arrays |= {
@@ -263,64 +362,135 @@ def save_samples(folder: Path, source: Source, geometry: Geometry, rounds: list[
         }
     with replacing(folder / "samples.npz") as temporary:
         np.savez(temporary, source=np.array(json.dumps(dataclasses.asdict(source))), **arrays)
+        with temporary.open("r+b") as file:
+            file.seek(-2, os.SEEK_END)
+            file.write(CHECKSUM_BYTES.to_bytes(2, "little"))  # the length of the comment
+            file.write(_sha256(file, file.tell()))
 
 
 def load_samples(folder: Path) -> tuple[Source, Geometry, list[Samples]]:
     """Read samples.npz. Raises InputError where it is damaged."""
     path = folder / "samples.npz"
     try:
+        with path.open("rb") as file:
+            end = file.seek(0, os.SEEK_END)
+            file.seek(max(0, end - 22))
+            if file.read(4) != b"PK\5\6":  # of an archive without a comment: an earlier version's
+                checksum = _sha256(file, max(0, end - CHECKSUM_BYTES))
+                if file.read() != checksum:
+                    raise ValueError("its checksum is not that of its contents")
         with np.load(path, allow_pickle=False) as arrays:
             source = _source(json.loads(str(arrays["source"])))
             tensors = {
                 name: torch.from_numpy(arrays[name]) for name in arrays.files if name != "source"
             }
+        geometry = {
+            name.removeprefix(GEOMETRY): value
+            for name, value in tensors.items()
+            if name.startswith(GEOMETRY)
+        }
+        names = [item.name for item in dataclasses.fields(Samples)]
+        count = sum(name.startswith("points_") for name in tensors)
+        rounds = [
+            _samples(*(tensors[f"{name}_{index}"] for name in names)) for index in range(count)
+        ]
     except Exception as error:  # numpy and zipfile raise a dozen kinds on damaged files
-        raise InputError(
-            f"{path}: damaged ({error}); delete it, and train.py makes it again"
-        ) from error
-    geometry = {
-        name.removeprefix(GEOMETRY): value
-        for name, value in tensors.items()
-        if name.startswith(GEOMETRY)
-    }
-    names = [item.name for item in dataclasses.fields(Samples)]
-    count = sum(name.startswith("points_") for name in tensors)
-    return (
-        source,
-        geometry,
-        [Samples(*(tensors[f"{name}_{index}"] for name in names)) for index in range(count)],
-    )
+        reason = " ".join(str(error).split())[:200]
+        raise InputError(f"{path}: damaged ({reason}); {REMEDY}") from error
+    return source, geometry, rounds
+
+
+def _sha256(file: BinaryIO, size: int) -> bytes:
+    """The SHA-256, in hexadecimal, of the first bytes of a file; the file is left behind them."""
+    file.seek(0)
+    digest = hashlib.sha256()
+    while block := file.read(min(size - file.tell(), 1 << 20)):
+        digest.update(block)
+    return digest.hexdigest().encode()
+
+
+def _samples(points: Tensor, owner: Tensor, sdf: Tensor) -> Samples:
+    """Samples of a file. Raises ValueError where they are none."""
+    kinds = (points.dtype, owner.dtype, sdf.dtype) == (torch.float32, torch.int64, torch.float32)
+    count = len(points)
+    shapes = (points.shape, owner.shape, sdf.shape) == ((count, 3), (count,), (count,))
+    if not (kinds and shapes and points.isfinite().all() and sdf.isfinite().all()):
+        raise ValueError("its arrays are no samples")
+    return Samples(points, owner, sdf)
 
 
 def _source(values: dict[str, Any]) -> Source:
-    similarity = values["similarity"]
-    return Source(
-        values["path"],
-        values["sha256"],
-        Similarity(tuple(similarity["center"]), similarity["scale"]),
-    )
+    """The source in a file. Raises ValueError, KeyError or TypeError where it is none."""
+    path, sha256, similarity = values["path"], values["sha256"], values["similarity"]
+    center, scale = tuple(similarity["center"]), similarity["scale"]
+    numbers = [*center, scale]
+    if not (
+        isinstance(path, str)
+        and isinstance(sha256, str)
+        and len(center) == 3
+        and all(type(number) is float and math.isfinite(number) for number in numbers)
+        and scale > 0
+    ):
+        raise ValueError("its source is no file with a scale and a shift")
+    return Source(path, sha256, Similarity(center, scale))
 
 
 class Log:
-    """A fit's progress: events for the caller, and TensorBoard's scalars and pictures in log/."""
+    """A fit's progress: events for the caller, and TensorBoard's scalars and pictures in log/.
+
+    torch's SummaryWriter writes in a thread, which dies with a traceback where the disk is full.
+    Here a log that cannot be written ends with a warning, and the fit goes on.
+    """
 
     def __init__(self, folder: Path, stage: str, total: int, progress: Progress):
         self.stage, self.total, self.progress = stage, total, progress
-        self.writer = SummaryWriter(folder / "log")
+        self.file: BinaryIO | None = None
+        host = f"{socket.gethostname()}.{os.getpid()}"
+        self.path = folder / "log" / f"events.out.tfevents.{time.time():.6f}.{host}"
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            self.file = self.path.open("wb")
+        except OSError as error:
+            self._give_up(error)
+        self._write(file_version="brain.Event:2")
 
     def scalars(self, step: int, values: dict[str, float]) -> None:
         """Show numbers after `step` of `total` steps."""
         text = ", ".join(f"{name} {float(value):.3g}" for name, value in values.items())
         self.progress(Event(self.stage, step, self.total, text))
         for name, value in values.items():
-            self.writer.add_scalar(name, float(value), step)
+            self._write(step=step, summary=summary.scalar(name, float(value)))
 
     def picture(self, step: int, name: str, make: Callable[[], np.ndarray]) -> None:
         """Add the picture (h, w, 3) uint8 that `make` draws."""
-        self.writer.add_image(name, make(), step, dataformats="HWC")
+        if self.file:
+            image = summary.image(name, make(), dataformats="HWC")
+            self._write(step=step, summary=image)
+
+    def _write(self, **values: Any) -> None:
+        if self.file:
+            event = event_pb2.Event(wall_time=time.time(), **values)
+            try:
+                RecordWriter(self.file).write(event.SerializeToString())
+                self.file.flush()
+            except OSError as error:
+                self._give_up(error)
+
+    def _give_up(self, error: OSError) -> None:
+        """What TensorBoard would have shown is lost from here on, and nothing else."""
+        self.close()
+        text = f"{self.path.parent}: cannot be written ({error.strerror}); the fit goes on"
+        self.progress(Event("warning", 1, 1, text))
+
+    def close(self) -> None:
+        """Close the file."""
+        if self.file:
+            with suppress(OSError):
+                self.file.close()
+            self.file = None
 
     def __enter__(self) -> "Log":
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.writer.close()
+        self.close()

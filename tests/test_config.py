@@ -138,7 +138,7 @@ def test_shipped_configurations_read_back(path, tmp_path):
         ("fit.lr=1" + "0" * 400, "fit.lr must be float"),
         ("fit.lr=true", "fit.lr must be float"),
         ("fit.holdout=0.9", "fit.holdout must be above 0 and at most 0.5"),
-        ("mesh.radius=1.1", "mesh.radius must be above 0 and at most 1;"),
+        ("mesh.radius=1.1", "mesh.radius must be at least 0.01 and at most 1;"),
         ("fit.mixed_precision=1", "fit.mixed_precision must be bool"),
         ("field.owner=largest", "field.owner must be one of smallest, relative; got 'largest'"),
         ("field.owner=[a]", "field.owner must be one of"),

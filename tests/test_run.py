@@ -8,6 +8,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from dss.checkpoint import REMEDY
 from dss.config import MeshConfig, PhotoConfig
 from dss.errors import InputError
 from dss.fields import build
@@ -77,6 +78,7 @@ def test_samples_come_back(tmp_path):
 def test_a_folder_holds_one_configuration(tmp_path):
     open_folder(tmp_path / "run", CONFIG)
     open_folder(tmp_path / "run", CONFIG)
+    save_samples(tmp_path / "run", SOURCE, SHELL.geometry, [])
     with pytest.raises(InputError, match="another configuration"):
         open_folder(tmp_path / "run", CONFIG.model_copy(update={"seed": 1}))
     (tmp_path / "other").mkdir()
@@ -171,7 +173,7 @@ def test_a_field_of_an_old_version_is_refused_in_one_clear_line(folder):
     save_file({"latents": torch.zeros(2, 4)}, path, {"dss": json.dumps(about)})
     with pytest.raises(InputError) as caught:
         open_run(folder)
-    expected = f"{path}: written by another version of dss (1, not {VERSION}); fit it again"
+    expected = f"{path}: written by another version of dss (1, not {VERSION}); {REMEDY}"
     assert str(caught.value) == expected
 
 

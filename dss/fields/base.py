@@ -53,6 +53,8 @@ class Field(nn.Module, ABC):
     """
 
     Settings: ClassVar[type[Settings]] = Settings
+    # the methods of sampling that it can learn from
+    samplings: ClassVar[tuple[str, ...]] = ("importance", "near", "oriented")
     # names of the geometry's tensors, the same in the state dict
     geometry_keys: ClassVar[tuple[str, ...]] = ()
 

@@ -4,7 +4,7 @@ point clouds: without a latent vector, with one PReLU for all layers."""
 from typing import Annotated, Literal
 
 import torch
-from annotated_types import Le
+from annotated_types import Ge, Le
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import weight_norm
 
@@ -18,13 +18,17 @@ ACTIVATIONS = {"prelu": nn.PReLU, "silu": nn.SiLU}
 
 class DeepSdfSettings(Settings):
     method: Literal["deepsdf"] = "deepsdf"
-    width: Count = 512  # of each hidden layer
+    # of each hidden layer; three units of one are the point itself
+    width: Annotated[Count, Ge(4)] = 512
     dropout: Annotated[NonNegative, Le(0.9)] = (
         0.1  # share of the hidden units left out of a step; 0: none
     )
     activation: Literal["prelu", "silu"] = (
         "prelu"  # prelu: one slope for all layers; silu: smooth between the points
     )
+
+    def least_parameters(self) -> int:
+        return (HIDDEN - 2) * self.width**2
 
 
 class DeepSdfField(Field):

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from dss import ops
-from dss.config import Count, Positive, Settings
+from dss.config import Count, Layers, Positive, Settings
 from dss.fields.base import Field, Geometry
 from dss.shell.dual_shell import DualShell
 
@@ -25,7 +25,7 @@ class DualShellSettings(Settings):
         "relative"  # the sphere that answers for a point, see DualShell.owner
     )
     latent: Count = 32  # floats per sphere
-    layers: Count = 2  # hidden layers
+    layers: Layers = 2  # hidden layers
     width: Count = 128  # of each hidden layer
     octaves: Count = 4  # of the positional encoding
     base_frequency: Positive = 1.0  # of the lowest octave, radians per unit of the offset
@@ -34,6 +34,10 @@ class DualShellSettings(Settings):
     output: Literal["tanh", "radial"] = (
         "radial"  # the paper's bounded output, or thicknesses from the middle of the layer
     )
+
+    def least_parameters(self) -> int:
+        inputs = self.latent + 6 * self.octaves
+        return self.latent + self.width * (inputs + (self.layers - 1) * self.width)
 
 
 class DualShellField(Field):
@@ -46,6 +50,7 @@ class DualShellField(Field):
     """
 
     Settings = DualShellSettings
+    samplings = ("pairs", "partition")
     geometry_keys = ("shell.centers", "shell.inner_radii", "shell.outer_radii")
 
     def __init__(self, settings: DualShellSettings, geometry: Geometry):

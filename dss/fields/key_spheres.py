@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from dss.config import Count, Settings
+from dss.config import Count, Layers, Settings
 from dss.errors import InputError
 from dss.fields.base import Field, Geometry, Samples
 
@@ -36,9 +36,12 @@ class KeySpheresSettings(Settings):
     method: Literal["key_spheres"] = "key_spheres"
     features: Literal["shared", "latent", "folded"] = "shared"  # of a sphere, see KeySpheresField
     feature: Count = 29  # floats per feature; `folded` has none
-    layers: Count = 6  # hidden layers
+    layers: Layers = 6  # hidden layers
     width: Count = 32  # of each hidden layer
     sphere_file: str = ""  # the authors' text file; empty: made as the section `spheres` says
+
+    def least_parameters(self) -> int:
+        return self.width * (self.layers - 1) * self.width
 
 
 class KeySpheresField(Field):
@@ -54,6 +57,7 @@ class KeySpheresField(Field):
     """
 
     Settings = KeySpheresSettings
+    samplings = ("importance", "near")
     geometry_keys = ("spheres",)
 
     def __init__(self, settings: KeySpheresSettings, geometry: Geometry):

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from dss.config import Count, Settings
+from dss.config import Count, Layers, Settings
 from dss.errors import InputError
 from dss.fields.base import Field, Geometry
 from dss.files import replacing
@@ -21,9 +21,12 @@ ACTIVATIONS = {"relu": nn.ReLU, "elu": nn.ELU, "tanh": nn.Tanh, "softplus": nn.S
 
 class NeuralImplicitSettings(Settings):
     method: Literal["neural_implicit"] = "neural_implicit"
-    layers: Count = 8  # hidden layers
+    layers: Layers = 8  # hidden layers
     width: Count = 32  # of each hidden layer
     activation: Literal["relu", "elu", "tanh", "softplus"] = "relu"  # of the hidden layers
+
+    def least_parameters(self) -> int:
+        return self.width * (3 + (self.layers - 1) * self.width)
 
 
 class NeuralImplicitField(Field):

@@ -37,6 +37,9 @@ class NglodSettings(Settings):
     # steps between the levels that join, coarse to fine; 0: all learn from the start, as published
     grow_every: CountOrZero = 0
 
+    def least_parameters(self) -> int:
+        return self.lods * (8 * self.features + self.width * self.features)
+
 
 class NglodField(Field):
     """z_l(x) = sum of the features of levels 1 to l, each interpolated in the voxel at x; f(x) =
@@ -50,6 +53,7 @@ class NglodField(Field):
     """
 
     Settings = NglodSettings
+    samplings = ("importance", "near")
     geometry_keys = ("octree", "solid", "extent")
 
     def __init__(self, settings: NglodSettings, geometry: Geometry):

@@ -9,6 +9,9 @@ import torch
 from torch import Tensor
 
 from dss.checkpoint import (
+    MISFITS,
+    REMEDY,
+    check_tensors,
     load_tensors,
     optimizer_tensors,
     part,
@@ -139,22 +142,45 @@ class Training:
         tensors = with_prefix("field", self.field.state_dict())
         for number, optimizer in enumerate(self.optimizers):
             tensors |= with_prefix(f"optimizer.{number}", optimizer_tensors(optimizer))
-        about = {"attempt": self.attempt, "epoch": self.epoch, "plateau": self.plateau.state_dict()}
+        about = {
+            "attempt": self.attempt,
+            "epoch": self.epoch,
+            "plateau": self.plateau.state_dict(),
+            "threads": torch.get_num_threads(),
+        }
         save_tensors(path, tensors, about)
 
     @staticmethod
     def load(
         path: Path, config: MeshConfig, geometry: Geometry, device: torch.device
     ) -> "Training":
-        """Read what `save` wrote. Raises InputError where the file is damaged."""
+        """Read what `save` wrote. Raises InputError where the file is damaged or of another
+        configuration."""
         tensors, about = load_tensors(path)
-        training = Training(config, geometry, device, about["attempt"])
-        training.epoch = about["epoch"]
-        training.field.load_state_dict(part(tensors, "field"))
-        for number, optimizer in enumerate(training.optimizers):
-            restore_optimizer(optimizer, part(tensors, f"optimizer.{number}"))
-        training.plateau.load_state_dict(about["plateau"])
-        training._set_lr(about["plateau"]["_last_lr"][0])
+        try:
+            attempt, epoch, plateau = about["attempt"], about["epoch"], about["plateau"]
+            attempts = config.fit.starts + config.fit.restarts
+            whole = type(attempt) is type(epoch) is int
+            if not (whole and attempt in range(attempts) and epoch in range(config.fit.epochs + 1)):
+                raise ValueError(f"there is no epoch {epoch} of attempt {attempt}")
+            training = Training(config, geometry, device, attempt)
+            training.epoch = epoch
+            own = training.plateau.state_dict()
+            if {name: type(value) for name, value in plateau.items()} != {
+                name: type(value) for name, value in own.items()
+            }:
+                raise ValueError("the state of the schedule is none")
+            check_tensors(training.field, part(tensors, "field"))
+            training.field.load_state_dict(part(tensors, "field"))
+            for number, optimizer in enumerate(training.optimizers):
+                restore_optimizer(optimizer, part(tensors, f"optimizer.{number}"))
+            training.plateau.load_state_dict(plateau)
+            training._set_lr(plateau["_last_lr"][0])
+        except MISFITS as error:
+            reason = " ".join(str(error).split())[:200]
+            raise InputError(
+                f"{path}: not a state of this configuration, or damaged ({reason}); {REMEDY}"
+            ) from error
         return training
 
 

@@ -168,6 +168,11 @@ def _importance(
     pool = _tensor(2 * generator.random((10 * config.count, 3), np.float32) - 1)
     sdf = distance.sdf(pool, reach).cpu()
     chances = torch.exp(-config.focus * sdf.abs()).double().where(sdf.abs() < reach, 0).cumsum(0)
+    if not chances[-1]:
+        raise InputError(
+            f"samples.focus={config.focus:g}: none of {len(pool):,} points is near enough to the "
+            "surface; lower it, or raise samples.count"
+        )
     uniform = round(config.uniform_share * config.count)
     drawn = torch.from_numpy(generator.random(config.count - uniform)) * chances[-1]
     index = torch.cat([torch.searchsorted(chances, drawn, right=True), torch.arange(uniform)])

@@ -12,7 +12,7 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import weight_norm
 
-from dss.config import Count, CountOrZero, Positive, Settings
+from dss.config import Count, CountOrZero, Layers, Positive, Settings
 
 PRIMES = (1, 2_654_435_761, 805_459_861)  # Teschner et al. 2003
 DIRECTION_OCTAVES = 4
@@ -23,17 +23,21 @@ class NetworkSettings(Settings):
 
     encoding: Literal["frequency", "hash"] = "frequency"  # of the points
     octaves: Count = 6  # `frequency`: sines and cosines per coordinate
-    levels: Count = 16  # `hash`: grids, each with two features per entry
+    levels: Layers = 16  # `hash`: grids, each with two features per entry
     log2_table: Annotated[Count, Field(le=30)] = 19  # `hash`: log2 of the entries per level
     base_resolution: Count = 32  # `hash`: cells per axis of the coarsest level
     growth: Positive = 1.3195  # `hash`: factor of the cells per axis from level to level
-    layers: Count = 8  # hidden layers of the distance network
+    layers: Layers = 8  # hidden layers of the distance network
     width: Count = 256  # of each hidden layer of the distance network
     initial_radius: Positive = 0.5  # of the sphere whose distance the untrained network predicts
     skip: CountOrZero = 4  # hidden layer after which the encoded point is joined again; 0: none
     feature: Count = 256  # floats that the distance network passes to the colour network
-    colour_layers: Count = 4  # hidden layers of the colour network
+    colour_layers: Layers = 4  # hidden layers of the colour network
     colour_width: Count = 256  # of each hidden layer of the colour network
+
+    def least_parameters(self) -> int:
+        hidden = (self.layers - 1) * self.width**2 + self.feature * self.width
+        return hidden + (self.colour_layers - 1) * self.colour_width**2
 
 
 class Frequency(nn.Module):

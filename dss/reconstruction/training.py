@@ -11,6 +11,9 @@ import torch
 from torch import Tensor
 
 from dss.checkpoint import (
+    MISFITS,
+    REMEDY,
+    check_tensors,
     load_tensors,
     optimizer_tensors,
     part,
@@ -18,7 +21,7 @@ from dss.checkpoint import (
     save_tensors,
     with_prefix,
 )
-from dss.config import PhotoConfig, TrainSettings
+from dss.config import MAX_NUMBER, PhotoConfig, TrainSettings
 from dss.errors import InputError
 from dss.reconstruction.models import build_model
 from dss.reconstruction.models.base import Model
@@ -114,7 +117,8 @@ class Training:
     def save(self, path: Path) -> None:
         """Write the resumable state."""
         tensors = self.weights() | with_prefix("optimizer", optimizer_tensors(self.optimizer))
-        save_tensors(path, tensors, {"step": self.step, "rays": self.rays})
+        threads = torch.get_num_threads()
+        save_tensors(path, tensors, {"step": self.step, "rays": self.rays, "threads": threads})
 
     def weights(self) -> dict[str, Tensor]:
         """The state of model and sampler, all that a finished training keeps."""
@@ -126,14 +130,20 @@ class Training:
         configuration."""
         tensors, about = load_tensors(path)
         try:
+            for name, module in (("model", self.model), ("sampler", self.sampler)):
+                check_tensors(module, part(tensors, name))
             self.model.load_state_dict(part(tensors, "model"))
             self.sampler.restore(part(tensors, "sampler"))
             restore_optimizer(self.optimizer, part(tensors, "optimizer"))
             self.step, self.rays = about["step"], about["rays"]
-        except (KeyError, RuntimeError, ValueError) as error:
+            whole = type(self.step) is type(self.rays) is int
+            done = whole and self.step in range(self.config.train.steps + 1)
+            if not (done and self.rays in range(1, MAX_NUMBER)):
+                raise ValueError(f"there is no step {self.step} of {self.rays} rays")
+        except MISFITS as error:
+            reason = " ".join(str(error).split())[:200]
             raise InputError(
-                f"{path}: not a state of this configuration, or damaged "
-                f"({' '.join(str(error).split())}); delete it to start afresh"
+                f"{path}: not a state of this configuration, or damaged ({reason}); {REMEDY}"
             ) from error
         self.sampler.to(self.device)
 

@@ -17,7 +17,8 @@ class DualShell(nn.Module):
     """S concentric sphere pairs in the normalised frame; the buffers follow `.to(device)` and the
     state dict.
 
-    centers (S, 3), inner_radii (S,), outer_radii (S,), all float32.
+    centers (S, 3), inner_radii (S,), outer_radii (S,), all float32. Raises ValueError on other
+    shapes, which the operators would read beyond their ends.
     """
 
     def __init__(self, centers: Tensor, inner_radii: Tensor, outer_radii: Tensor):
@@ -28,6 +29,9 @@ class DualShell(nn.Module):
             ("outer_radii", outer_radii),
         ):
             self.register_buffer(name, torch.as_tensor(value, dtype=torch.float32).contiguous())
+        count = len(self.centers)
+        if [tuple(value.shape) for value in self.buffers()] != [(count, 3), (count,), (count,)]:
+            raise ValueError("the shell's centres and radii are not S rows of 3 and of 1")
         self._packed: tuple[list[Tensor], list[int], ops.Shell] | None = None
 
     def __len__(self) -> int:

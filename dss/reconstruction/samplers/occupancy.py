@@ -1,9 +1,10 @@
 """The occupancy grid (Müller et al. 2022): the control for the shell, equal steps through the cells
 that may hold something."""
 
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
+from pydantic import Field
 from torch import Tensor
 
 from dss.config import Count, Positive, Settings, Share
@@ -15,7 +16,7 @@ from dss.reconstruction.samplers.base import Sampler
 class OccupancySettings(Settings):
     method: Literal["occupancy"] = "occupancy"
     step: Positive = 3.4e-3  # length of a sample, in unit coordinates
-    grid: Count = 128  # cells per axis
+    grid: Annotated[Count, Field(le=1024)] = 128  # cells per axis
     refresh_every: Count = 16  # steps between updates of the grid
     threshold: Share = 1e-3  # a cell is occupied where a sample's opacity may be above this
 

@@ -24,7 +24,8 @@ class ShellSettings(UpsamplingSettings):
     start_step: CountOrZero = 60_000  # training step at which the first shell is built
     rebuild_every: Count = 60_000  # steps between shells; the finished model gets one of its own
     spheres: Count = 512  # of the shell, before those that repairs add
-    resolution: Count = 256  # marching-cubes cells per axis of the surface that the shell is for
+    # marching-cubes cells per axis of the surface that the shell is for
+    resolution: Annotated[Count, Field(le=1024)] = 256
     eps: Annotated[Positive, Field(le=0.5)] = 1e-3  # opacity that may be lost outside the shell
 
 
