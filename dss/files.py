@@ -1,4 +1,4 @@
-"""Writing files so that a reader never sees half of one."""
+"""Files that are what they seem: written whole or not at all, and read where they are files."""
 
 import os
 from collections.abc import Iterator
@@ -34,3 +34,22 @@ def replacing(path: Path | str) -> Iterator[Path]:
     finally:
         with suppress(OSError):
             temporary.unlink()
+
+
+def is_file(path: Path | str) -> bool:
+    """Whether a regular file is there: no folder, and no pipe or device, which may never end.
+
+    False too where the name is too long or otherwise impossible, which Path's own method raises.
+    """
+    try:
+        return Path(path).is_file()
+    except (OSError, ValueError):
+        return False
+
+
+def is_folder(path: Path | str) -> bool:
+    """Whether a folder is there; False too where the name is impossible, as `is_file`."""
+    try:
+        return Path(path).is_dir()
+    except (OSError, ValueError):
+        return False
