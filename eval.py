@@ -12,6 +12,7 @@ from pathlib import Path
 from dss import cli
 from dss.evaluation.geometry import COLUMNS
 from dss.evaluation.measure import measure_file, measure_run
+from dss.files import is_file
 from dss.rendering.isosurface import check_suffix, export
 from dss.run import PhotoRun, open_run
 from dss.tables import mean_of, table, write_json
@@ -38,7 +39,7 @@ def main() -> None:
         cli.refuse(args, f"{len(args.run)} runs at once", "export", "weights")
     device, rows, shown = cli.pick_device(args.device), {}, cli.given(args, "resolution")
     for path in args.run:
-        if path.is_file():
+        if is_file(path):
             cli.refuse(args, f"the mesh file {path}", "weights", "resolution")
             result, written = measure_file(path, args.data, device), path
         else:

@@ -2,6 +2,7 @@
 end on bad input."""
 
 import argparse
+import io
 import sys
 from collections.abc import Callable
 
@@ -82,6 +83,9 @@ class Terminal:
 def run(main: Callable[[], None]) -> None:
     """Call `main`; turn bad input into one line on stderr and exit code 2, an interrupt into exit
     code 130."""
+    # names that the terminal cannot show, of files or in a locale of ASCII, are shown escaped
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         main()
     except InputError as error:

@@ -1,6 +1,7 @@
 """Files that are what they seem: written whole or not at all, and read where they are files."""
 
 import os
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -16,7 +17,8 @@ def replacing(path: Path | str) -> Iterator[Path]:
     removed.
 
     The temporary name keeps the suffix, because many writers choose their format by it.
-    Raises InputError where the folder cannot be written or the disk is full.
+    Raises InputError where the folder cannot be written, the disk is full, or the name is no text
+    in this locale, which the writers in native code need.
     """
     path = Path(path)
     temporary = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
@@ -26,7 +28,7 @@ def replacing(path: Path | str) -> Iterator[Path]:
         with temporary.open("rb") as file:
             os.fsync(file.fileno())
         temporary.replace(path)
-    except (OSError, SafetensorError) as error:
+    except (OSError, SafetensorError, UnicodeEncodeError) as error:
         reason = os.strerror(error.errno) if getattr(error, "errno", None) else error
         raise InputError(
             f"{path}: cannot be written ({reason}); free some space or choose another --out"
@@ -53,3 +55,19 @@ def is_folder(path: Path | str) -> bool:
         return Path(path).is_dir()
     except (OSError, ValueError):
         return False
+
+
+@contextmanager
+def unicode_name(path: Path | str) -> Iterator[str]:
+    """The path of a file for readers in native code, which take Unicode alone: that of a link in a
+    temporary folder where the file's own name is no text in this locale."""
+    path = Path(path)
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        with tempfile.TemporaryDirectory() as folder:
+            link = Path(folder, "file").with_suffix(ascii(path.suffix).strip("'"))
+            link.symlink_to(path.resolve())
+            yield str(link)
+    else:
+        yield str(path)

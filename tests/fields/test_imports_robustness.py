@@ -35,7 +35,7 @@ def recursive():
         lambda: torch.zeros(1).expand(10**6, 10**6),
         recursive,
     ],
-    ids="sparse csr meta quantised complex bool nested stretched recursive".split(),
+    ids=["sparse", "csr", "meta", "quantised", "complex", "bool", "nested", "views", "recursive"],
 )
 def test_tensors_that_are_no_dense_floats(tmp_path, make):
     path = tmp_path / "net.pth"
