@@ -11,6 +11,7 @@ from pathlib import Path
 
 from dss import cli
 from dss.errors import InputError, listed
+from dss.files import is_file
 
 
 def main() -> None:
@@ -42,7 +43,7 @@ def main() -> None:
     device, rows, shown = cli.pick_device(args.device), {}, cli.given(args, "resolution")
     refused = []
     for path in args.run:
-        if path.is_file():
+        if is_file(path):
             cli.refuse(args, f"the mesh file {path}", "weights", "resolution")
             result, written = measure_file(path, args.data, device), path
         else:

@@ -7,6 +7,7 @@ by then, and ends properly.
 
 import argparse
 import errno
+import io
 import os
 import signal
 import sys
@@ -134,6 +135,9 @@ def run(main: Callable[[], None]) -> None:
 
 def _code_of(main: Callable[[], None]) -> int | str | None:
     """The exit code of `main`, after the line that explains it."""
+    # Names that the terminal cannot show, of files or in an ASCII locale, are shown escaped.
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         main()
     except InputError as error:

@@ -15,7 +15,7 @@ import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SerializeAsAny, ValidationError
 
 from dss.errors import InputError
-from dss.files import replacing
+from dss.files import is_file, replacing
 
 MAX_NUMBER = 10**12  # no setting is larger
 # A configuration is a page of lines in two levels; what is far beyond these is no configuration,
@@ -247,16 +247,17 @@ def config_from_dict(tree: dict[str, Any], source: str, plugins: Plugins) -> Con
 def save_config(config: Config, path: Path) -> None:
     """Write the resolved configuration as YAML that `load_config` reads back to an equal one."""
     with replacing(path) as temporary:
-        temporary.write_text(yaml.safe_dump(config.model_dump(), sort_keys=False))
+        text = yaml.safe_dump(config.model_dump(), sort_keys=False)
+        temporary.write_text(text, encoding="utf-8")
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
     """The sections of a configuration file, unchecked. Raises InputError where it is missing or
     malformed."""
-    if not path.is_file():
+    if not is_file(path):
         raise InputError(f"{path}: no such configuration file; see configs/ for those that ship")
     try:
-        with path.open(errors="replace") as file:
+        with path.open(encoding="utf-8", errors="replace") as file:
             text = file.read(MAX_CHARACTERS + 1)
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror})") from error

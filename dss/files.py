@@ -1,7 +1,8 @@
-"""Writing files so that a reader never sees half of one."""
+"""Files that are what they seem: written whole or not at all, and read where they are files."""
 
 import os
 import re
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -19,7 +20,8 @@ def replacing(path: Path | str) -> Iterator[Path]:
     removed.
 
     The temporary name keeps the suffix, because many writers choose their format by it.
-    Raises InputError where the folder cannot be written or the disk is full.
+    Raises InputError where the folder cannot be written, the disk is full, or the name is no text
+    in this locale, which the writers in native code need.
     """
     path = Path(path)
     temporary = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
@@ -29,7 +31,7 @@ def replacing(path: Path | str) -> Iterator[Path]:
         with temporary.open("rb") as file:
             os.fsync(file.fileno())
         temporary.replace(path)
-    except (OSError, SafetensorError) as error:
+    except (OSError, SafetensorError, UnicodeEncodeError) as error:
         reason = os.strerror(error.errno) if getattr(error, "errno", None) else error
         raise InputError(
             f"{path}: cannot be written ({reason}); free some space or choose another --out"
@@ -64,3 +66,38 @@ def _runs_elsewhere(process: int) -> bool:
     except OSError:  # it is there, and another user's
         return True
     return True
+
+
+def is_file(path: Path | str) -> bool:
+    """Whether a regular file is there: no folder, and no pipe or device, which may never end.
+
+    False too where the name is too long or otherwise impossible, which Path's own method raises.
+    """
+    try:
+        return Path(path).is_file()
+    except (OSError, ValueError):
+        return False
+
+
+def is_folder(path: Path | str) -> bool:
+    """Whether a folder is there; False too where the name is impossible, as `is_file`."""
+    try:
+        return Path(path).is_dir()
+    except (OSError, ValueError):
+        return False
+
+
+@contextmanager
+def unicode_name(path: Path | str) -> Iterator[str]:
+    """The path of a file for readers in native code, which take Unicode alone: that of a link in a
+    temporary folder where the file's own name is no text in this locale."""
+    path = Path(path)
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        with tempfile.TemporaryDirectory() as folder:
+            link = Path(folder, "file").with_suffix(ascii(path.suffix).strip("'"))
+            link.symlink_to(path.resolve())
+            yield str(link)
+    else:
+        yield str(path)

@@ -41,7 +41,7 @@ from dss.config import Config, MeshConfig, PhotoConfig
 from dss.errors import InputError
 from dss.fields import METHODS, Field, build
 from dss.fields.base import Geometry, Samples
-from dss.files import is_temporary, remove_stale, replacing
+from dss.files import is_file, is_temporary, remove_stale, replacing
 from dss.geometry.similarity import Similarity
 from dss.progress import Event, Progress
 from dss.reconstruction.models import MODELS, Model, build_model
@@ -110,7 +110,7 @@ class MeshRun:
             vertices = similarity.inverse(mesh.similarity.apply(mesh.vertices))
             return dataclasses.replace(mesh, vertices=vertices, similarity=similarity)
         path = path or self.source.path
-        if path != "demo" and not Path(path).is_file():
+        if path != "demo" and not is_file(path):
             raise InputError(
                 f"{self.folder}: was fitted to {path}, which is not there; name its place with "
                 "--data"
@@ -179,7 +179,7 @@ def load_config(
 
     `data` is what to fit: a mesh, a point cloud or the folder of a scene.
     """
-    if path is not None and not Path(path).exists() and (CONFIGS / f"{path}.yaml").is_file():
+    if path is not None and not is_file(path) and is_file(CONFIGS / f"{path}.yaml"):
         path = CONFIGS / f"{path}.yaml"
     if data:
         photos = path is not None and "scene" in configuration.read_yaml(Path(path))
@@ -277,9 +277,9 @@ def open_run(folder: Path | str, device: torch.device | str = "cpu") -> Run:
     foreign or old."""
     folder = Path(folder)
     files = {folder / "field.safetensors": _mesh_run, folder / "model.safetensors": _photo_run}
-    path = next((path for path in files if path.is_file()), None)
+    path = next(filter(is_file, files), None)
     if path is None:
-        if (folder / "config.yaml").is_file():
+        if is_file(folder / "config.yaml"):
             raise InputError(
                 f"{folder}: its fit has not finished; the train.py command that began it resumes it"
             )

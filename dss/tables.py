@@ -67,7 +67,7 @@ def markdown(cells: Sequence[Sequence[str]]) -> str:
 def write_json(path: Path | str, values: Any) -> None:
     """Write dictionaries, lists and numbers; null stands for infinity and NaN, which JSON lacks."""
     with replacing(path) as temporary:
-        temporary.write_text(json.dumps(_finite(values), indent=2, allow_nan=False) + "\n")
+        temporary.write_text(json.dumps(_finite(values), indent=2, allow_nan=False) + "\n", "utf-8")
 
 
 def write_csv(path: Path | str, rows: Iterable[Mapping[str, Any]], keys: Sequence[str]) -> None:
@@ -75,7 +75,7 @@ def write_csv(path: Path | str, rows: Iterable[Mapping[str, Any]], keys: Sequenc
 
     A value that a row lacks is empty.
     """
-    with replacing(path) as temporary, temporary.open("w", newline="") as file:
+    with replacing(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, keys, extrasaction="ignore")
         writer.writeheader()
         writer.writerows(rows)

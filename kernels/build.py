@@ -3,9 +3,11 @@ says what it found.
 
 Nothing is built on import. The first use of an operator calls `load`; without a compiler the
 reference in plain torch goes on answering, and one line says so. A library is kept in
-kernels/_build under a name that depends on all that went into it.
+kernels/_build, or in the user's cache where that cannot be written, under a name that depends on
+all that went into it. What others could have put there is never loaded.
 """
 
+import contextlib
 import fcntl
 import functools
 import hashlib
@@ -19,7 +21,10 @@ from pathlib import Path
 
 import torch
 
+from kernels.cache import cache_folder, is_safe
+
 HERE = Path(__file__).parent
+BUILD = HERE / "_build"
 # torch 2.10 and later run what any of them compiled
 ABI = "-DTORCH_TARGET_VERSION=0x020a000000000000"
 MATHS = ["-fno-math-errno", "-fno-trapping-math"]
@@ -39,28 +44,52 @@ def load() -> dict[str, str]:
 
 
 def _load(device: str, source: str) -> str:
-    folder = None
     try:
-        folder = _folder(device)
-        library = folder / f"dss_{device}.so"
-        with (folder / "lock").open("w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)  # a second process waits here, and finds the library
-            if not library.exists():
-                _require_compiler(device)
-                log.warning("compiling the operators for %s, once", device)
-                _build(library, source)
+        library = BUILD / _name(device) / f"dss_{device}.so"
+        if not _is_ours(library):  # else the folder may be read-only: nothing is written
+            library = _built(library, source, device)
         torch.ops.load_library(library)
         return f"compiled ({library})"
     except Exception as error:  # whatever is wrong with the compiler, the reference works
-        place = (folder or Path(tempfile.gettempdir())) / f"dss_{device}.log"
-        place.write_text(str(error))
+        log.debug("operators for %s", device, exc_info=True)
         reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
+        place = _written_log(device, str(error))
         log.warning(
-            "operators for %s: plain torch, slower, for they could not be compiled (%s); "
-            "full log: %s",
+            "operators for %s: plain torch, slower, for they could not be compiled (%s); log: %s",
             device, reason, place,
         )  # fmt: skip
         return f"plain torch ({place})"
+
+
+def _written_log(device: str, text: str) -> Path | str:
+    """Where the compiler's words are kept; where nothing can be written, they are not."""
+    try:
+        place = _folder("log") / f"dss_{device}.log"
+        place.write_text(text)
+        return place
+    except (OSError, ValueError):  # ValueError: text that UTF-8 cannot hold
+        return "none, for nothing can be written"
+
+
+def _is_ours(library: Path) -> bool:
+    """Whether only this user, or whoever owns these sources, can have written a library."""
+    places = [library, library.parent]
+    if library.is_relative_to(BUILD):
+        return all(is_safe(place, (HERE.stat().st_uid,)) for place in (*places, BUILD))
+    return all(map(is_safe, places))  # `cache_folder` looked at those above
+
+
+def _built(library: Path, source: str, device: str) -> Path:
+    """Build a library, or wait until another process has, where it is meant to be or elsewhere."""
+    folder = _folder(library.parent.name)
+    library = folder / library.name
+    with (folder / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # a second process waits here, and finds the library
+        if not _is_ours(library):
+            _require_compiler(device)
+            log.warning("compiling the operators for %s, once", device)
+            _build(library, source)
+    return library
 
 
 def _require_compiler(device: str) -> None:
@@ -72,28 +101,31 @@ def _require_compiler(device: str) -> None:
         raise FileNotFoundError(f"no compiler: {compiler} is not on PATH")
 
 
-def _folder(device: str) -> Path:
-    """Where the library for this source, compiler flags, torch and processor belongs; created."""
+def _name(device: str) -> str:
+    """What tells a library from others: this source, compiler flags, torch and processor."""
     files = sorted(file for file in HERE.iterdir() if file.suffix in (".h", ".cpp", ".cu"))
-    sources = [file.read_text() for file in files]
+    sources = [file.read_text(encoding="utf-8") for file in files]
     text = [torch.__version__, *CPU_FLAGS, *CUDA_FLAGS, _processor(), *sources]
     if device == "cuda":
         text.append(str(torch.cuda.get_device_capability()))
-    name = f"{device}-{hashlib.sha256(chr(0).join(text).encode()).hexdigest()[:16]}"
-    shared = Path(tempfile.gettempdir()) / f"dss-{os.getuid()}"
-    for root in (HERE / "_build", Path.home() / ".cache" / "dss", shared):
-        try:
-            (root / name).mkdir(parents=True, exist_ok=True)
-            return root / name
-        except OSError:
-            continue
-    raise OSError("no folder to build in")
+    return f"{device}-{hashlib.sha256(chr(0).join(text).encode()).hexdigest()[:16]}"
+
+
+def _folder(name: str) -> Path:
+    """A writable folder that no one else can write to: beside the sources, else the user's."""
+    folder = BUILD / name
+    with contextlib.suppress(OSError):
+        for path in (BUILD, folder):
+            path.mkdir(mode=0o755, exist_ok=True)
+        if is_safe(BUILD) and is_safe(folder) and os.access(folder, os.W_OK):
+            return folder
+    return cache_folder(name)
 
 
 def _processor() -> str:
     """What `-march=native` depends on."""
     info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.exists() else []
+    lines = info.read_text(errors="replace").splitlines() if info.exists() else []
     flags = (line for line in lines if line.startswith(("flags", "Features")))
     return next(flags, platform.processor())
 
@@ -103,12 +135,14 @@ def _build(library: Path, source: str) -> None:
 
     folder = Path(tempfile.mkdtemp(dir=library.parent))
     # ninja is beside the interpreter, though the environment may not be active
-    os.environ["PATH"] += os.pathsep + str(Path(sys.executable).parent)
+    paths = [os.environ.get("PATH", os.defpath), str(Path(sys.executable).parent)]
+    os.environ["PATH"] = os.pathsep.join(paths)
     try:
         cpp_extension.load(
             library.stem, [str(HERE / source)], extra_cflags=CPU_FLAGS,
             extra_cuda_cflags=CUDA_FLAGS, build_directory=str(folder), is_python_module=False,
         )  # fmt: skip
+        (folder / library.name).chmod(0o755)  # whatever the umask: no one else may write
         (folder / library.name).replace(library)
     finally:
         shutil.rmtree(folder)

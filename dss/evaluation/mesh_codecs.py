@@ -8,7 +8,7 @@ import pymeshlab
 import trimesh
 
 from dss.errors import InputError
-from dss.files import replacing
+from dss.files import is_file, replacing
 
 LEVEL = 10  # of Draco: the slowest, with the smallest files
 
@@ -44,7 +44,7 @@ def save_draco(mesh: trimesh.Trimesh, path: Path | str, bits: int) -> None:
 
 def load_draco(path: Path | str) -> trimesh.Trimesh:
     """The mesh in a Draco file. Raises InputError where it is not one, or damaged."""
-    if not Path(path).is_file():
+    if not is_file(path):
         raise InputError(f"{path}: no such file; give one that save_draco wrote")
     try:
         decoded = DracoPy.decode(Path(path).read_bytes())

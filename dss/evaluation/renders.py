@@ -6,6 +6,7 @@ from typing import Any
 
 from dss.errors import InputError, listed
 from dss.evaluation.images import SSIM_WINDOW, load_lpips, psnr, ssim_rgb
+from dss.files import is_folder
 from dss.progress import Progress, silent, tracked
 from dss.reconstruction.nerf_synthetic import posed_images
 from dss.rendering.images import read_image
@@ -29,7 +30,7 @@ def compare_renders(
     left over or of another size than the scene's.
     """
     truth = {image.name: image for image in posed_images(scene, split)}
-    if not renders.is_dir():
+    if not is_folder(renders):
         raise InputError(
             f"{renders}: no such folder; it holds the images to compare, named as in the scene"
         )

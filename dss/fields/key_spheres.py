@@ -1,6 +1,7 @@
 """Key Spheres: an MLP of the point and of a blend of what the key spheres know (DCC 2022, arXiv
 2201.07486)."""
 
+import warnings
 import zipfile
 from collections.abc import Callable
 from itertools import pairwise
@@ -15,6 +16,7 @@ from torch import Tensor, nn
 from dss.config import Count, Layers, Settings
 from dss.errors import InputError
 from dss.fields.base import Field, Geometry, Samples
+from dss.files import is_file
 
 if TYPE_CHECKING:
     from dss.config import MeshConfig
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
     from dss.geometry.mesh import Mesh
 
 VOXELS = 64  # of the authors' 128^3 grid, per unit: their centre c lies at (c - VOXELS) / VOXELS
+MAX_BYTES = 1 << 28  # of a file of weights; the authors' have a ten thousandth
 MAX_PAIRS = 1 << 24  # of a point and a sphere, computed at once: bounds memory
 # theirs: ours
 RENAMED = {
@@ -199,14 +202,10 @@ def read_weights(path: Path | str) -> dict[str, Tensor]:
     tensors.
     """
     try:
-        if Path(path).suffix == ".safetensors":
-            return load_file(path)
-        with Path(path).open("rb") as file:
-            if not zipfile.is_zipfile(file):
-                raise ValueError("no zip archive")
-        # With `weights_only` this is a reader of tensors and plain values, and refuses what would
-        # run.
-        tree = torch.load(path, map_location="cpu", weights_only=True)  # noqa: TID251
+        # Converting warns of the kinds of tensor that are refused below
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            leaves = _leaves(_read_tree(Path(path)), "")
     except Exception as error:  # torch, zipfile and its reader of pickles raise a dozen kinds
         reason = str(error).splitlines()[0][:100] if str(error) else type(error).__name__
         raise InputError(
@@ -214,16 +213,44 @@ def read_weights(path: Path | str) -> dict[str, Tensor]:
             "authors"
         ) from error
     tensors = {}
-    for name, value in _leaves(tree, ""):
+    for name, value in leaves:
         if not isinstance(value, Tensor):
             raise InputError(
                 f"{path}: holds a {type(value).__name__} ({name or 'at its top'}), where only "
                 "tensors are expected"
             )
+        if not _is_plain(value):
+            raise InputError(
+                f"{path}: {name} is no dense tensor of floats that the file holds in full; give a "
+                ".pth of the authors"
+            )
         for theirs, ours in RENAMED.items():
             name = name.replace(theirs, ours)
         tensors[name] = value.detach().float()
     return tensors
+
+
+def _read_tree(path: Path) -> Any:
+    """What a file of weights holds, not checked."""
+    if not is_file(path):
+        raise FileNotFoundError("No such file")
+    if path.suffix == ".safetensors":
+        return load_file(path)
+    if not zipfile.is_zipfile(path):
+        raise ValueError("no zip archive")
+    with zipfile.ZipFile(path) as archive:
+        if sum(item.file_size for item in archive.infolist()) > MAX_BYTES:
+            raise ValueError(f"longer than {MAX_BYTES:,} bytes")
+    # With `weights_only` this is a reader of tensors and plain values, and refuses what would run.
+    return torch.load(path, map_location="cpu", weights_only=True)  # noqa: TID251
+
+
+def _is_plain(value: Tensor) -> bool:
+    """Not sparse, quantised, nested or without data, and no view that repeats a few numbers."""
+    dense = value.layout == torch.strided and not (value.is_quantized or value.is_nested)
+    if not dense or value.is_meta or not value.is_floating_point():
+        return False
+    return value.nbytes <= value.untyped_storage().nbytes()
 
 
 def _leaves(tree: Any, name: str) -> list[tuple[str, Any]]:
@@ -244,12 +271,12 @@ def read_spheres(path: Path | str) -> np.ndarray:
     as it says.
     """
     path = Path(path)
-    if not path.is_file():
+    if not is_file(path):
         raise InputError(
             f"{path}: no such sphere file; correct field.sphere_file, or leave it empty to have "
             "spheres made"
         )
-    first, *lines = path.read_text(errors="replace").split("\n")
+    first, *lines = path.read_text("utf-8", errors="replace").split("\n")
     try:
         count = int(first)
         spheres = np.array(
@@ -266,5 +293,10 @@ def read_spheres(path: Path | str) -> np.ndarray:
     if not np.isfinite(spheres).all() or (spheres[:, 3] < 0).any():
         raise InputError(
             f"{path}: a sphere is NaN, infinite or of negative radius; get the file again"
+        )
+    if (spheres[:, :4] < 0).any() or (spheres[:, :4] > 2 * VOXELS).any():
+        raise InputError(
+            f"{path}: a sphere lies outside the authors' grid of {2 * VOXELS} voxels; get the file "
+            "again"
         )
     return np.column_stack([spheres[:, :3] - VOXELS, spheres[:, 3]]) / VOXELS

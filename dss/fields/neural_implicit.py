@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from dss.config import Count, Layers, Settings
 from dss.errors import InputError
 from dss.fields.base import Field, Geometry
-from dss.files import replacing
+from dss.files import is_file, replacing
+from dss.shell.io import stored_values
 
 ACTIVATIONS = {"relu": nn.ReLU, "elu": nn.ELU, "tanh": nn.Tanh, "softplus": nn.Softplus}
 
@@ -69,23 +70,17 @@ class NeuralImplicitField(Field):
             shape for layer in field._dense() for shape in (layer.weight.T.shape, layer.bias.shape)
         ]
         try:
+            if not is_file(path):
+                raise FileNotFoundError("No such file")
             with h5py.File(path) as file:
                 datasets = list(_datasets(file))
                 shapes = [dataset.shape for dataset in datasets]
                 arrays = (
-                    [torch.from_numpy(dataset.astype(np.float32)[()]) for dataset in datasets]
+                    [torch.from_numpy(stored_values(data, file)).float() for data in datasets]
                     if shapes == expected
                     else []
                 )
-        # as h5py has it
-        except (
-            OSError,
-            KeyError,
-            AttributeError,
-            TypeError,
-            ValueError,
-            RuntimeError,
-        ) as error:
+        except Exception as error:  # h5py raises a dozen kinds on damaged files
             raise InputError(
                 f"{path}: not a Keras weight file (.h5), or damaged ({error}); get the file again"
             ) from error

@@ -21,6 +21,7 @@ from torch.nn.functional import normalize
 import kernels
 from dss.errors import InputError
 from dss.geometry.mesh import surface_samples
+from kernels.cache import cache_folder
 
 CHUNK = 1 << 14  # points per launch on the CPU: small enough to share evenly among the threads
 AMBIGUOUS = 0.25  # how far the winding number beside a face may be from 0 in front and 1 behind
@@ -41,6 +42,8 @@ def _silent() -> Iterator[None]:
 
 
 wp.config.log_level = wp.LOG_WARNING
+if "WARP_CACHE_PATH" not in os.environ:  # its own place may be missing, read-only or another's
+    wp.config.kernel_cache_dir = str(cache_folder("warp"))
 with _silent():
     wp.init()
 

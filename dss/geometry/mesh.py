@@ -16,6 +16,7 @@ import pymeshlab
 import trimesh
 
 from dss.errors import InputError
+from dss.files import is_file, unicode_name
 from dss.geometry.similarity import Similarity
 
 FORMATS = "obj, stl, ply, off, glb or 3mf"
@@ -154,20 +155,20 @@ def _read(path: str) -> tuple[np.ndarray, np.ndarray, str]:
         mesh = demo_mesh()
         vertices, faces = np.asarray(mesh.vertices, np.float64), np.asarray(mesh.faces, np.int64)
         return vertices, faces, hashlib.sha256(vertices.tobytes() + faces.tobytes()).hexdigest()
-    if not Path(path).is_file():
+    if not is_file(path):
         raise InputError(
             f"{path}: no such file; give a mesh ({FORMATS}), or `demo` for the generated one"
         )
     try:
         content = Path(path).read_bytes()
-        with _quiet():
-            scene = trimesh.load_scene(path, process=False, skip_materials=True)
+        with _quiet(), unicode_name(path) as name:
+            scene = trimesh.load_scene(name, process=False, skip_materials=True)
             mesh = scene.to_mesh() if scene.geometry else trimesh.Trimesh()
             vertices = np.asarray(mesh.vertices, np.float64)
             faces = np.asarray(mesh.faces, np.int64)
             polygons = path.lower().endswith(".obj") and POLYGON.search(content)
             if polygons and np.isfinite(vertices).all():
-                vertices, faces = _read_polygons(path)
+                vertices, faces = _read_polygons(name)
     except OSError as error:
         raise InputError(
             f"{path}: cannot be read ({error.strerror or error}); check the file's permissions"

@@ -1,5 +1,6 @@
 """Oriented point clouds: load, normalise, and give normals to those without."""
 
+import contextlib
 import hashlib
 import re
 from dataclasses import dataclass
@@ -10,13 +11,23 @@ import numpy as np
 import pymeshlab
 
 from dss.errors import InputError
+from dss.files import is_file
 from dss.geometry.mesh import Mesh, enclosing_ball, surface_samples
 from dss.geometry.similarity import Similarity
 
 FORMATS = (".pts", ".xyz", ".ply")
 MIN_POINTS = 30  # distinct ones, that make a cloud
 NEIGHBOURS = 8  # that estimate a normal
-HEADER = re.compile(rb"ply\b.*?\nend_header", re.S)
+HEADER = re.compile(rb"ply[ \t]*\r?\n.{,65536}?\nend_header[ \t]*\r?\n", re.S)  # of a PLY file
+ORDERS = {"ascii": "", "binary_little_endian": "<", "binary_big_endian": ">"}
+KINDS = {  # the types of a PLY file as numpy writes them
+    **{"char": "i1", "uchar": "u1", "short": "i2", "ushort": "u2", "int": "i4", "uint": "u4"},
+    **{"int8": "i1", "uint8": "u1", "int16": "i2", "uint16": "u2", "int32": "i4", "uint32": "u4"},
+    **{"float": "f4", "double": "f8", "float32": "f4", "float64": "f8"},
+}
+# Of a line in which commas may be decimal ones: "1,5 2,5 3,5" are three numbers, "1,5,2" and
+# "1, 5, 2" are others
+MIXED = re.compile(r"\S\s.*,\S|,\S.*\s")
 
 
 @dataclass(frozen=True)
@@ -39,9 +50,17 @@ def is_cloud(path: Path | str) -> bool:
     """Whether a file is a point cloud by its suffix, or a PLY file without faces."""
     path = Path(path)
     suffix = path.suffix.lower()
-    if suffix != ".ply" or not path.is_file():
+    if suffix != ".ply" or not is_file(path):
         return suffix in FORMATS[:2]
-    return not re.search(rb"\nelement face [1-9]", _header(path.read_bytes()))
+    with contextlib.suppress(OSError):  # whoever loads the file says why it cannot be read
+        header = _ply_header(path.read_bytes())
+        faces = (
+            [element.count for element in header.elements if element.name == "face"]
+            if header
+            else [1]
+        )
+        return not any(faces)
+    return False
 
 
 def load_points(path: Path | str, radius: float = 0.9, normals: str = "auto") -> PointCloud:
@@ -58,6 +77,8 @@ def load_points(path: Path | str, radius: float = 0.9, normals: str = "auto") ->
     if suffix not in FORMATS:
         raise InputError(f"{path}: not a point cloud; give one of {', '.join(FORMATS)}")
     try:
+        if not is_file(path):
+            raise FileNotFoundError(None, "no such file")
         content = path.read_bytes()
     except OSError as error:
         raise InputError(
@@ -80,7 +101,8 @@ def load_points(path: Path | str, radius: float = 0.9, normals: str = "auto") ->
             f"{path}: has no normals; add them (nx ny nz), or estimate them by samples.normals=auto"
         )
     if given is not None and normals != "estimated":
-        length = np.linalg.norm(given, axis=1)
+        with np.errstate(over="ignore"):
+            length = np.linalg.norm(given, axis=1)
         bad = int((~(np.isfinite(length) & (length > 0))).sum())
         if bad:
             reason = f"{bad} of {len(points)} normals are NaN or zero"
@@ -127,12 +149,16 @@ def estimate_normals(points: np.ndarray) -> np.ndarray:
 
 
 def _read_text(path: Path, content: bytes) -> tuple[np.ndarray, np.ndarray | None]:
-    lines = content.decode(errors="replace").replace(",", " ").splitlines()
-    if lines and len(lines[0].split()) == 1:
-        lines = lines[1:]
+    text = re.sub("#.*", "", content.decode("utf-8-sig", errors="replace"))
+    lines = [line for line in map(str.strip, text.splitlines()) if line]
+    if mixed := next(filter(MIXED.search, lines), None):
+        reason = f"{mixed[:60]!r} has spaces and commas between digits"
+        remedy = "write decimals with points, and between numbers either spaces or commas"
+        raise InputError(f"{path}: {reason}; {remedy}")
+    declared = lines.pop(0) if lines and re.fullmatch(r"\d{1,18}", lines[0]) else None
     try:
-        empty = not "".join(lines).strip()
-        table = np.empty((0, 3)) if empty else np.loadtxt(StringIO("\n".join(lines)), ndmin=2)
+        rows = StringIO("\n".join(lines).replace(",", " "))
+        table = np.loadtxt(rows, ndmin=2) if lines else np.empty((0, 3))
     except ValueError as error:
         raise InputError(
             f"{path}: not a table of numbers ({error}); a point per line: x y z, or x y z nx ny nz"
@@ -141,22 +167,90 @@ def _read_text(path: Path, content: bytes) -> tuple[np.ndarray, np.ndarray | Non
         raise InputError(
             f"{path}: {table.shape[1]} numbers per line; a point per line: x y z, or x y z nx ny nz"
         )
+    if declared is not None and int(declared) != len(table):
+        reason = f"says {int(declared):,} points and holds {len(table):,}"
+        raise InputError(f"{path}: {reason}; get the whole file, or correct its first line")
     return table[:, :3], table[:, 3:] if table.shape[1] == 6 else None
 
 
+@dataclass(frozen=True)
+class _Element:
+    """What a PLY header says of one kind of things."""
+
+    name: str
+    count: int
+    properties: list[tuple[str, str]]  # names and numpy types; the type of a list is ""
+
+
+@dataclass(frozen=True)
+class _Header:
+    order: str  # of bytes, as numpy writes it; "" for text
+    elements: list[_Element]
+    size: int  # of the header in bytes
+
+
 def _read_ply(path: Path, content: bytes) -> tuple[np.ndarray, np.ndarray | None]:
-    meshes = pymeshlab.MeshSet()
+    """The vertices of a PLY file whose vertices come first, as those of clouds do.
+
+    MeshLab reads them too, but believes any number that the header declares.
+    """
+    header = _ply_header(content)
+    first, *others = header.elements if header else (None,)
+    names = [name for name, _ in first.properties] if first else []
+    if first is None or first.name != "vertex" or not {"x", "y", "z"} <= set(names):
+        raise InputError(f"{path}: not a PLY file that begins with vertices x y z; export it again")
+    if not all(kind for _, kind in first.properties) or len(set(names)) < len(names):
+        reason = "its vertices have lists or a property twice"
+        raise InputError(f"{path}: {reason}; export positions and normals alone")
+    body = content[header.size :]
+    if header.order:
+        row = np.dtype([(name, header.order + kind) for name, kind in first.properties])
+        there, rest = len(body) // row.itemsize, len(body) - first.count * row.itemsize
+        table = np.frombuffer(body, row, min(first.count, there))
+    else:
+        lines = [line for line in body.decode(errors="replace").splitlines() if line.strip()]
+        there, rest = len(lines), len(lines) - first.count
+        table = _ply_rows(path, lines[: first.count], first)
+    if there < first.count or (rest and not any(element.count for element in others)):
+        reason = f"says {first.count:,} points and holds {there:,}"
+        raise InputError(f"{path}: {reason}; get the whole file, or export it again")
+
+    def columns(names: str) -> np.ndarray:
+        return np.stack([table[name].astype(np.float64) for name in names.split()], 1)
+
+    return columns("x y z"), columns("nx ny nz") if {"nx", "ny", "nz"} <= set(names) else None
+
+
+def _ply_rows(path: Path, lines: list[str], element: _Element) -> np.ndarray:
+    """Lines of text as a structured array."""
     try:
-        meshes.load_new_mesh(str(path))
-    except pymeshlab.PyMeshLabException as error:
-        raise InputError(
-            f"{path}: cannot be read ({str(error).splitlines()[-1]}); export it again"
-        ) from error
-    mesh = meshes.current_mesh()
-    has_normals = re.search(rb"property \w+ nx\b", _header(content))
-    return mesh.vertex_matrix(), mesh.vertex_normal_matrix() if has_normals else None
+        kinds = [(name, np.float64) for name, _ in element.properties]
+        numbers = (
+            np.loadtxt(StringIO("\n".join(lines)), kinds, ndmin=1) if lines else np.empty(0, kinds)
+        )
+        return numbers.astype(element.properties)  # rounded as the file declares
+    except ValueError as error:
+        raise InputError(f"{path}: not a table of numbers ({error}); export it again") from error
 
 
-def _header(content: bytes) -> bytes:
+def _ply_header(content: bytes) -> _Header | None:
+    """What the header of a PLY file declares, or None where there is none or it is damaged."""
     found = HEADER.match(content)
-    return found[0] if found else b""
+    if not found:
+        return None
+    order, elements = None, []
+    for line in found[0].decode(errors="replace").splitlines()[1:-1]:
+        match line.split():
+            case ["format", kind, _]:
+                order = ORDERS.get(kind)
+            case ["element", name, count] if re.fullmatch(r"\d{1,18}", count):
+                elements.append(_Element(name, int(count), []))
+            case ["property", "list", _, _, name] if elements:
+                elements[-1].properties.append((name, ""))
+            case ["property", kind, name] if elements and kind in KINDS:
+                elements[-1].properties.append((name, KINDS[kind]))
+            case ["comment" | "obj_info", *_] | []:
+                pass
+            case _:
+                return None
+    return None if order is None or not elements else _Header(order, elements, found.end())

@@ -9,8 +9,12 @@ import torch
 from torch import Tensor
 
 from dss.errors import InputError, listed
+from dss.files import is_file
 from dss.rendering.cameras import Camera
 from dss.rendering.images import image_size
+
+MAX_BYTES = 1 << 27  # of a camera file
+MIN_ANGLE = 1e-4  # radians between a field of view and the impossible ones, 0 and pi
 
 
 @dataclass(frozen=True)
@@ -34,7 +38,9 @@ def posed_images(scene: Path | str, split: str) -> list[PosedImage]:
     if not poses:
         raise InputError(f"{file}: names no images; fetch the scene again")
     paths = {name: scene / (name if name.endswith(".png") else f"{name}.png") for name in poses}
-    missing = [str(path.relative_to(scene)) for path in paths.values() if not path.is_file()]
+    for path in paths.values():
+        require_inside(path, scene)
+    missing = [str(path.relative_to(scene)) for path in paths.values() if not is_file(path)]
     if missing:
         raise InputError(
             f"{scene}: {listed(missing)} of its {split} split are missing; fetch the scene again"
@@ -56,40 +62,73 @@ def posed_images(scene: Path | str, split: str) -> list[PosedImage]:
     return images
 
 
+def require_inside(path: Path, scene: Path) -> None:
+    """Raise InputError where a file of a scene lies elsewhere, by its name or by a link: a scene
+    must not show what its reader may see and its author may not."""
+    try:
+        inside = path.resolve().is_relative_to(scene.resolve())
+    except (OSError, ValueError, RuntimeError):  # links in a circle, names that cannot be
+        inside = False
+    if not inside:
+        reason = "lies outside the scene's folder"
+        raise InputError(f"{path}: {reason}; copy it into {scene}, and name it from there")
+
+
 def read_transforms(path: Path | str) -> tuple[float, dict[str, Tensor]]:
     """The field of view in degrees, and the pose (3, 4) float64 of each image.
 
     An image is named by its path in the scene, without suffix. Poses are camera to world with
     OpenCV's axes; the file has OpenGL's, whose y and z are turned round here. Raises InputError
-    where the file is missing, is no JSON, or lacks a `camera_angle_x` between 0 and pi or a 4x4
-    `transform_matrix`.
+    where the file is missing, is no JSON, names an image twice, or lacks a `camera_angle_x` between
+    0 and pi or a 4x4 `transform_matrix`.
     """
     path = Path(path)
     try:
-        scene = json.loads(path.read_text())
-        angle = float(scene["camera_angle_x"])
-        frames = {
-            frame["file_path"].removeprefix("./"): frame["transform_matrix"]
+        if not is_file(path):
+            raise FileNotFoundError(None, "no such file")
+        if path.stat().st_size > MAX_BYTES:
+            raise ValueError(f"longer than {MAX_BYTES:,} bytes")
+        scene = json.loads(path.read_text(encoding="utf-8"))
+        angle = _number(scene["camera_angle_x"])
+        frames = [
+            (frame["file_path"].removeprefix("./"), _matrix(frame["transform_matrix"]))
             for frame in scene["frames"]
-        }
-        matrices = {
-            name: torch.tensor(matrix, dtype=torch.float64) for name, matrix in frames.items()
-        }
+        ]
     except OSError as error:
         remedy = "a NeRF-synthetic scene keeps its cameras there"
         raise InputError(f"{path}: cannot be read ({error.strerror}); {remedy}") from error
-    except json.JSONDecodeError as error:
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise InputError(f"{path}: not valid JSON ({error}); fetch the scene again") from error
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except (
+        LookupError,
+        TypeError,
+        ValueError,
+        AttributeError,
+        OverflowError,
+        RecursionError,
+    ) as error:
         reason = f"not a NeRF-synthetic camera file ({type(error).__name__}: {error})"
         raise InputError(f"{path}: {reason}; fetch the scene again") from error
-    if not 0 < angle < math.pi:
+    if not MIN_ANGLE < angle < math.pi - MIN_ANGLE:
         raise InputError(
             f"{path}: camera_angle_x is {angle:g}, no angle between 0 and pi; fetch the scene again"
         )
-    for name, matrix in matrices.items():
+    for name, matrix in frames:
         if matrix.shape != (4, 4) or not matrix.isfinite().all():
             reason = f"the transform_matrix of {name} is not a finite 4x4 matrix"
             raise InputError(f"{path}: {reason}; fetch the scene again")
+    if len(dict(frames)) < len(frames):
+        raise InputError(f"{path}: names an image twice; fetch the scene again")
     to_opencv = torch.tensor([1, -1, -1, 1], dtype=torch.float64)
-    return math.degrees(angle), {name: matrix[:3] * to_opencv for name, matrix in matrices.items()}
+    return math.degrees(angle), {name: matrix[:3] * to_opencv for name, matrix in frames}
+
+
+def _number(value: object) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise TypeError(f"a {type(value).__name__} where a number is expected")
+    return float(value)
+
+
+def _matrix(rows: list[list[float]]) -> Tensor:
+    """A matrix of numbers (a bool or a text among them is a TypeError)."""
+    return torch.tensor([[_number(value) for value in row] for row in rows], dtype=torch.float64)

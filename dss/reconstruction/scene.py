@@ -9,26 +9,29 @@ A scene is a folder in one of two layouts.
 """
 
 import hashlib
+import os
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image
 from scipy.linalg import rq
 from torch import Tensor
 
 from dss.config import SceneSettings
 from dss.errors import InputError, listed
+from dss.files import is_file, is_folder
 from dss.geometry.similarity import Similarity
-from dss.reconstruction.nerf_synthetic import posed_images
+from dss.reconstruction.nerf_synthetic import MAX_BYTES, posed_images, require_inside
 from dss.reconstruction.visual_hull import any_camera_sees, visual_hull
 from dss.rendering.cameras import Camera
-from dss.rendering.images import image_size, unreadable
+from dss.rendering.images import image_size, open_image
 
 MARGIN = 1.05  # the object's ball gets the radius 1 / MARGIN
 SUFFIXES = (".png", ".jpg", ".jpeg")
 MATRICES = "cameras_sphere.npz"
+MAX_ENTRY = 1e100  # of a projection matrix: products of larger ones overflow
+BYTES = 16  # of a pixel of `Scene.load`
 
 
 @dataclass(frozen=True)
@@ -91,7 +94,7 @@ def load_scene(settings: SceneSettings, split: str, similarity: Similarity | Non
     disagree.
     """
     path = Path(settings.path)
-    if not settings.path or not path.is_dir():
+    if not settings.path or not is_folder(path):
         raise InputError(
             f"scene.path: no such folder as {settings.path!r}; "
             "name a NeRF-synthetic or DTU scene with --data"
@@ -113,6 +116,7 @@ def load_scene(settings: SceneSettings, split: str, similarity: Similarity | Non
     photos = [
         replace(photo, camera=photo.camera.downscaled(factor), downscale=factor) for photo in photos
     ]
+    _check_memory(photos, factor)
     if similarity is None and split != "train":
         return load_scene(settings, split, load_scene(settings, "train").similarity)
     similarity = similarity or _similarity(settings, photos, masked, given, path)
@@ -134,8 +138,20 @@ def scene_sha256(path: Path | str) -> str:
         raise InputError(f"{path}: cannot be read ({reason}); fetch the scene again") from error
 
 
+def _check_memory(photos: list[Photo], factor: int) -> None:
+    """Raise InputError where the pictures of a scene, as `Scene.load`, exceed the machine's
+    memory."""
+    camera = photos[0].camera
+    needed = len(photos) * camera.width * camera.height * BYTES
+    there = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    if needed > there:
+        size = f"{len(photos)} pictures of {camera.width}x{camera.height} pixels"
+        reason = f"{size} need {needed >> 30} GiB, this machine has {there >> 30}"
+        raise InputError(f"scene.downscale={factor}: {reason}; choose a larger number")
+
+
 def _is_dtu(path: Path) -> bool:
-    return (path / MATRICES).is_file() or (path / "image").is_dir()
+    return is_file(path / MATRICES) or is_folder(path / "image")
 
 
 def _similarity(
@@ -186,6 +202,8 @@ def _dtu_photos(path: Path, every: int, split: str) -> tuple[list[Photo], Simila
     images, masks = (_pictures(path / name) for name in ("image", "mask"))
     if not images:
         raise InputError(f"{path / 'image'}: no pictures there; fetch the scene again")
+    for picture in (path / MATRICES, *images, *masks):
+        require_inside(picture, path)
     if masks and len(masks) != len(images):
         raise InputError(
             f"{path}: {len(images)} pictures, but {len(masks)} masks; fetch the scene again"
@@ -199,9 +217,13 @@ def _dtu_photos(path: Path, every: int, split: str) -> tuple[list[Photo], Simila
         )
     file = path / MATRICES
     try:
+        if not is_file(file):
+            raise FileNotFoundError("no such file")
         with np.load(file, allow_pickle=False) as arrays:
-            worlds = [arrays[f"world_mat_{i}"].astype(np.float64) for i in range(len(images))]
-            scale = arrays["scale_mat_0"].astype(np.float64)  # the same for all
+            if sum(item.file_size for item in arrays.zip.infolist()) > MAX_BYTES:
+                raise ValueError(f"longer than {MAX_BYTES:,} bytes")
+            worlds = [_doubles(arrays[f"world_mat_{i}"]) for i in range(len(images))]
+            scale = _doubles(arrays["scale_mat_0"])  # the same for all
     except Exception as error:  # numpy and zipfile raise a dozen kinds on damaged files
         raise InputError(
             f"{file}: not the cameras of {len(images)} pictures ({error}); fetch the scene again"
@@ -227,6 +249,11 @@ def _dtu_photos(path: Path, every: int, split: str) -> tuple[list[Photo], Simila
     return photos, Similarity(tuple(scale[:3, 3].tolist()), float(scale[0, 0]))
 
 
+def _doubles(array: np.ndarray) -> np.ndarray:
+    """Numbers as float64; complex ones and texts are a TypeError."""
+    return array.astype(np.float64, casting="same_kind")
+
+
 def _decomposed(projection: np.ndarray, width: int, height: int, name: str) -> Camera:
     """The camera of a projection matrix K [R | t], as OpenCV decomposes it.
 
@@ -235,7 +262,7 @@ def _decomposed(projection: np.ndarray, width: int, height: int, name: str) -> C
     if projection.shape not in ((3, 4), (4, 4)) or not np.isfinite(projection).all():
         raise InputError(f"{name} is not a finite 3x4 or 4x4 matrix; fetch the scene again")
     square = projection[:3, :3]
-    if np.linalg.cond(square) > 1e12:
+    if np.abs(projection).max() > MAX_ENTRY or not np.linalg.cond(square) < 1e12:
         raise InputError(f"{name} is singular; fetch the scene again")
     intrinsics, rotation = rq(square * np.sign(np.linalg.det(square)))
     signs = np.sign(np.diag(intrinsics))
@@ -262,17 +289,11 @@ def _pictures(folder: Path) -> list[Path]:
 
 
 def _has_alpha(path: Path) -> bool:
-    try:
-        with Image.open(path) as image:
-            return "A" in image.getbands() or "transparency" in image.info
-    except OSError as error:
-        raise unreadable(path, error) from error
+    with open_image(path) as image:
+        return "A" in image.getbands() or "transparency" in image.info
 
 
 def _read(path: Path, mode: str) -> np.ndarray:
     """(height, width, bands) float32 in [0, 1]."""
-    try:
-        with Image.open(path) as image:
-            return np.asarray(image.convert(mode), np.float32) / 255
-    except (OSError, SyntaxError) as error:
-        raise unreadable(path, error) from error
+    with open_image(path) as image:
+        return np.asarray(image.convert(mode), np.float32) / 255

@@ -6,7 +6,9 @@ viewer's axes: x right, y up, z towards the viewer.
 
 import shutil
 import subprocess
-from collections.abc import Sequence
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -14,8 +16,10 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont, UnidentifiedImageError
 
 from dss.errors import InputError
-from dss.files import replacing
+from dss.files import is_file, replacing
 
+FORMATS = ("PNG", "JPEG", "WEBP")  # of images that are read
+MAX_PIXELS = 64_000_000  # of an image that is read: its copy as floats takes 1 GiB
 INK, PALE, PAPER, ALARM = (32, 36, 42), (104, 112, 122), (255, 255, 255), (224, 30, 55)
 RISING = np.array(  # colours of a scale, from low to high: viridis, ten stops
     [
@@ -122,35 +126,53 @@ def contact_sheet(
     return np.asarray(sheet)
 
 
+@contextmanager
+def open_image(path: Path | str) -> Iterator[Image.Image]:
+    """An image file, closed afterwards.
+
+    Raises InputError where it is no regular file, of a format other than FORMATS or of more than
+    MAX_PIXELS, and where it cannot be read in the block. The format is that of the contents, so a
+    file that only other programs can read, such as PostScript named .png, never reaches them.
+    """
+    if not is_file(path):
+        raise InputError(f"{path}: no such file; name an image that is there")
+    try:
+        with warnings.catch_warnings():
+            # Pillow's limit is higher than ours
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            image = Image.open(path, formats=FORMATS)
+        with image:
+            if image.width * image.height > MAX_PIXELS:
+                raise Image.DecompressionBombError
+            yield image
+    except InputError:
+        raise
+    except Image.DecompressionBombError as error:
+        limit = f"more than {MAX_PIXELS:,} pixels"
+        raise InputError(f"{path}: has {limit}; give a smaller image") from error
+    except Exception as error:  # Pillow's decoders raise a dozen kinds on damaged files
+        reason = getattr(error, "strerror", None) or " ".join(str(error).split())[:100]
+        if isinstance(error, UnidentifiedImageError):
+            reason = f"not an image of the formats {', '.join(FORMATS)}"
+        reason = reason or type(error).__name__
+        raise InputError(f"{path}: cannot be read ({reason}); replace the file") from error
+
+
 def read_image(path: Path | str) -> np.ndarray:
     """An image file as (h, w, 3) uint8, its transparency composited on white.
 
-    Raises InputError where it cannot be read.
+    Raises InputError as `open_image`.
     """
-    try:
-        with Image.open(path) as image:
-            values = np.asarray(image.convert("RGBA"), np.float64)
-    except (OSError, SyntaxError) as error:
-        raise unreadable(path, error) from error
+    with open_image(path) as image:
+        values = np.asarray(image.convert("RGBA"), np.float64)
     alpha = values[..., 3:] / 255
     return (values[..., :3] * alpha + 255 * (1 - alpha)).round().astype(np.uint8)
 
 
 def image_size(path: Path | str) -> tuple[int, int]:
-    """Width and height of an image file. Raises InputError where it cannot be read."""
-    try:
-        with Image.open(path) as image:
-            return image.size
-    except OSError as error:
-        raise unreadable(path, error) from error
-
-
-def unreadable(path: Path | str, error: Exception) -> InputError:
-    """The error to raise for an image file that cannot be read, in one line."""
-    kind = getattr(error, "strerror", None) or error
-    if isinstance(error, UnidentifiedImageError):
-        kind = "not an image"
-    return InputError(f"{path}: cannot be read ({kind}); replace the file")
+    """Width and height of an image file. Raises InputError as `open_image`."""
+    with open_image(path) as image:
+        return image.size
 
 
 def save_png(path: Path | str, image: np.ndarray) -> None:

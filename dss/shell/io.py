@@ -7,9 +7,11 @@ import numpy as np
 import torch
 
 from dss.errors import InputError
-from dss.files import replacing
+from dss.files import is_file, replacing
 from dss.shell.dual_shell import DualShell
 
+MAX_SPHERES = 1 << 20  # of a file, a thousand times the authors'
+MAX_VALUE = 1e6  # of a centre or a radius, in units in which the shape has the size 1
 SAME_CENTER = 1e-6  # inner centres are stored as float64, outer ones as float32
 
 
@@ -43,17 +45,31 @@ def write_h5(shell: DualShell, inner_path: Path | str, outer_path: Path | str) -
             file["data"] = rows
 
 
+def stored_values(dataset: h5py.Dataset, file: h5py.File) -> np.ndarray:
+    """A dataset's real numbers as float64. Raises ValueError where they are something else, or lie
+    in another file, which HDF5 would read just as well."""
+    if not isinstance(dataset, h5py.Dataset):
+        raise ValueError(f"a {type(dataset).__name__} where numbers are expected")
+    if dataset.external or dataset.is_virtual or dataset.file != file:
+        raise ValueError("its numbers lie in another file")
+    if dataset.dtype.kind not in "fiu":
+        raise ValueError(f"numbers of the type {dataset.dtype}")
+    return dataset.astype(np.float64)[()]
+
+
 def _read(path: Path | str) -> np.ndarray:
     """Rows (S, 4) float64 of one file."""
     remedy = "give a dss authors' shell file, with one dataset `data` of S rows of 4 finite numbers"
-    if not Path(path).is_file():
+    if not is_file(path):
         raise InputError(f"{path}: no such file; {remedy}")
     try:
         with h5py.File(path) as file:
-            rows = np.asarray(file["data"], np.float64)
+            shape = file["data"].shape
+            usable = len(shape) == 2 and 0 < shape[0] <= MAX_SPHERES and shape[1] == 4
+            rows = stored_values(file["data"], file) if usable else np.empty((0, 4))
     except Exception as error:  # h5py raises OSError, KeyError, TypeError, ... on damaged files
         reason = " ".join(str(error).split())[:100]
         raise InputError(f"{path}: not a readable HDF5 file ({reason}); {remedy}") from error
-    if rows.ndim != 2 or rows.shape[1:] != (4,) or not len(rows) or not np.isfinite(rows).all():
-        raise InputError(f"{path}: its dataset is damaged, shape {rows.shape}; {remedy}")
+    if not usable or not (np.abs(rows) < MAX_VALUE).all():
+        raise InputError(f"{path}: its dataset is damaged, shape {shape}; {remedy}")
     return rows
