@@ -1,14 +1,15 @@
 """From key spheres to a dual shell that provably encloses the surface.
 
-A ball is convex, so a triangle whose three corners lie in one ball lies in it. Splitting the other
-triangles 1 -> 4 until each piece does is a proof, not a sample. Geometry is float64 on the float32
-values that a `DualShell` stores.
+A ball is convex, so a triangle whose three corners lie in one ball lies in it. Halving the other
+triangles at their longest edges until each piece lies in one ball, or in the union of two, is a
+proof, not a sample. Geometry is float64 on the float32 values that a `DualShell` stores.
 """
 
 import numpy as np
 from scipy.spatial import cKDTree
 from torch import Tensor
 
+from dss.errors import InputError
 from dss.geometry.distance import MeshDistance
 from dss.geometry.mesh import surface_samples
 from dss.shell.dual_shell import DualShell
@@ -17,7 +18,10 @@ SAMPLES = 1_200_000  # surface samples that set the outer radii (docs/method.md,
 MARGIN = 1e-4  # added to every outer radius by the paper's code; here also the minimum thickness
 # Radii are proven with this much to spare: a float32 evaluation of |x - c| < R loses less
 ROUNDING = 1e-6
-MIN_EDGE = 1e-4  # of an uncovered piece that is split; a shorter one enlarges a sphere
+MIN_EDGE = 1e-4  # of an uncovered piece that is halved; a shorter one enlarges a sphere
+# Uncovered at a time, which takes about 2 GiB. Ordinary meshes have thousands; a rod of 64 sides
+# among 256 spheres, which meet along circles that no ball has to spare, has 1.6 million
+MAX_PIECES = 1 << 22
 
 
 def build_shell(
@@ -69,10 +73,10 @@ def solid(distance: MeshDistance, shell: DualShell) -> np.ndarray:
 
 
 def enclose(triangles: np.ndarray, centers: np.ndarray, radii: np.ndarray) -> np.ndarray:
-    """The radii (S,), enlarged so that every piece of the triangles (n, 3, 3) lies in a ball.
+    """The radii (S,), enlarged so that the union of the balls holds the triangles (n, 3, 3).
 
-    A corner outside all balls enlarges the one nearest to it; so does a whole piece that is too
-    small to be split.
+    A corner of a piece outside all balls enlarges the one nearest to it; so does a whole piece that
+    is too small to be halved. Raises InputError where more than MAX_PIECES remain at a time.
     """
     radii = radii.copy()
 
@@ -81,12 +85,22 @@ def enclose(triangles: np.ndarray, centers: np.ndarray, radii: np.ndarray) -> np
         gap, index = nearest_sphere(groups, centers, radii)
         np.maximum.at(radii, index, radii[index] + gap)
 
+    hold(np.unique(triangles.reshape(-1, 1, 3), axis=0))
     while len(triangles):
-        hold(np.unique(triangles.reshape(-1, 1, 3), axis=0))
         triangles = triangles[nearest_sphere(triangles, centers, radii, 0.0)[1] < 0]
-        small = np.linalg.norm(triangles - np.roll(triangles, 1, 1), axis=2).max(1) <= MIN_EDGE
+        triangles = triangles[~_in_two_balls(triangles, centers, radii)]
+        edges = np.linalg.norm(np.roll(triangles, -1, 1) - triangles, axis=2)
+        small = edges.max(1) <= MIN_EDGE
         hold(triangles[small])
-        triangles = _split(triangles[~small])
+        triangles, middles = _halves(triangles[~small], edges[~small].argmax(1))
+        if len(triangles) > MAX_PIECES:
+            reason = f"would cut its faces into more than {MAX_PIECES:,} pieces"
+            raise InputError(
+                f"the proof that {len(radii)} spheres enclose the mesh {reason}: too many narrow "
+                "faces cross from sphere to sphere; choose another spheres.count, or a mesh of "
+                "fewer faces"
+            )
+        hold(middles[:, None])
     return radii
 
 
@@ -117,12 +131,40 @@ def nearest_sphere(
     return gap, index
 
 
-def _split(pieces: np.ndarray) -> np.ndarray:
-    """Each triangle (n, 3, 3) as four, by the midpoints of its edges."""
-    a, b, c = pieces[:, 0], pieces[:, 1], pieces[:, 2]
-    ab, bc, ca = (a + b) / 2, (b + c) / 2, (c + a) / 2
-    corners = [(a, ab, ca), (ab, b, bc), (ca, bc, c), (ab, bc, ca)]
-    return np.concatenate([np.stack(corner, 1) for corner in corners])
+def _in_two_balls(pieces: np.ndarray, centers: np.ndarray, radii: np.ndarray) -> np.ndarray:
+    """Mask (n,) of the triangles (n, 3, 3) proven to lie in the union of two balls.
+
+    They are those that hold the corners best. The plane where their spheres meet cuts a triangle
+    into two convex parts, each in its ball if its corners are: the triangle's own, which are held,
+    and those on the plane.
+    """
+    owner = nearest_sphere(pieces.reshape(-1, 1, 3), centers, radii, 0.0)[1].reshape(-1, 3)
+    first, second = owner.min(1), owner.max(1)
+    proven = (first >= 0) & ((owner == first[:, None]) | (owner == second[:, None])).all(1)
+    pieces, pair = pieces[proven], np.stack([first, second])[:, proven]
+
+    def power(points: np.ndarray, ball: np.ndarray) -> np.ndarray:
+        return ((points - centers[ball][:, None]) ** 2).sum(2) - radii[ball, None] ** 2
+
+    start = power(pieces, pair[0]) - power(pieces, pair[1])  # 0 on the plane, and linear
+    end = np.roll(start, -1, 1)
+    cut = (start < 0) != (end < 0)
+    share = np.divide(start, start - end, out=np.zeros_like(start), where=cut)
+    crossing = pieces + share[:, :, None] * (np.roll(pieces, -1, 1) - pieces)
+    proven[proven] = (~cut | (power(crossing, pair[0]) <= 0)).all(1)
+    return proven
+
+
+def _halves(pieces: np.ndarray, edge: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Both halves (2 n, 3, 3) of triangles (n, 3, 3), and the midpoints (n, 3) that part them.
+
+    Each is cut from the middle of its edge (n,), which begins at the corner of that number.
+    """
+    corner = (edge[:, None] + np.arange(3)) % 3
+    a, b, c = np.take_along_axis(pieces, corner[:, :, None], 1).transpose(1, 0, 2)
+    middle = (a + b) / 2
+    halves = np.stack([a, middle, c], 1), np.stack([middle, b, c], 1)
+    return np.concatenate(halves), middle
 
 
 def _rounded_down(values: np.ndarray) -> np.ndarray:
