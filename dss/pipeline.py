@@ -14,6 +14,7 @@ from dss.config import MAX_NUMBER, Config, MeshConfig, PhotoConfig
 from dss.errors import InputError
 from dss.fields import METHODS, Field, build
 from dss.fields.base import Geometry, Samples
+from dss.files import is_file
 from dss.fitting.fit import fit
 from dss.fitting.samples import draw_samples, oriented_samples
 from dss.progress import Event, Progress, silent
@@ -97,7 +98,7 @@ def _fit_mesh(
     if found:
         _check_samples(folder / "samples.npz", config, geometry, rounds)
     # The fit goes on without the file, but not beside another one of the same name.
-    if config.mesh.path != "demo" and Path(config.mesh.path).is_file():
+    if config.mesh.path != "demo" and is_file(config.mesh.path):
         content = Path(config.mesh.path).read_bytes()
         _check_source(folder, source, hashlib.sha256(content).hexdigest())
     progress(Event("samples", 1, 1, f"{len(rounds[0]):,} x {len(rounds)} rounds"))

@@ -245,9 +245,9 @@ def enter_folder(folder: Path, config: Config) -> bool:
     A configuration and a log alone are no run yet, and may be replaced. Raises InputError where the
     folder holds something else.
     """
-    if not folder.exists():
+    if not (is_folder(folder) or is_file(folder)):
         return False
-    entries = folder.iterdir() if folder.is_dir() else [folder]
+    entries = folder.iterdir() if is_folder(folder) else [folder]
     names = {path.name for path in entries if not is_temporary(path)}
     saved, begun = folder / "config.yaml", not names <= {"config.yaml", "log"}
     if not saved.is_file() and begun:

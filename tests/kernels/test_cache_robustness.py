@@ -1,4 +1,4 @@
-"""Compiled code is loaded from no place that others can write to, and a read-only disk is no error."""
+"""Compiled code is loaded from no place that others can write to; a read-only disk is no error."""
 
 import os
 import shutil

@@ -16,10 +16,11 @@ from dss.rendering.images import read_image
 from tests.helpers import write_synthetic
 
 POSE = np.eye(4).tolist()
+MATRIX = json.dumps(POSE)
 ENORMOUS = "1" + "0" * 400
 
 
-def transforms(scene, angle="0.7", path='"./test/r_0"', matrix=json.dumps(POSE), more=""):
+def transforms(scene, angle="0.7", path='"./test/r_0"', matrix=MATRIX, more=""):
     """Write the camera file of the test split, from texts."""
     frame = f'{{"file_path": {path}, "transform_matrix": {matrix}}}'
     text = f'{{"camera_angle_x": {angle}, "frames": [{frame}{more}]}}'
