@@ -41,7 +41,7 @@ from dss.config import Config, MeshConfig, PhotoConfig
 from dss.errors import InputError
 from dss.fields import METHODS, Field, build
 from dss.fields.base import Geometry, Samples
-from dss.files import is_file, is_temporary, remove_stale, replacing
+from dss.files import is_file, is_folder, is_temporary, remove_stale, replacing
 from dss.geometry.similarity import Similarity
 from dss.progress import Event, Progress
 from dss.reconstruction.models import MODELS, Model, build_model
