@@ -131,7 +131,7 @@ def test_what_was_measured_is_not_measured_again(tmp_path):
     save(tmp_path, [found], {"neus_tiny": PLAIN}, COLUMNS, "| neus_tiny |")
     row = json.loads((tmp_path / "table.json").read_text())[0]
     assert row == {"method": "neus_tiny", "data": "mic"} | PLAIN
-    with pytest.raises(InputError, match="no such folder"):  # another question: measure
+    with pytest.raises(InputError, match="not a run folder"):  # another question: measure
         measure(entry, path, folder, EvalSettings(every=1), CPU)
 
 
