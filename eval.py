@@ -3,8 +3,8 @@
 python eval.py runs/quickstart --export quickstart.ply
 python eval.py runs/* --json all.json
 python eval.py decoded.ply --mesh original.ply
-python eval.py runs/deepsdf_points_bunny     a point cloud: against the points, or a true --mesh
-python eval.py runs/neus_shell_chair --export chair.ply      a surface from photos: its mesh
+python eval.py runs/deepsdf_points_bunny    a point cloud: against the points, or a true --mesh
+python eval.py runs/neus_shell_chair --export chair.ply    a surface from photos: its mesh
 """
 
 from pathlib import Path

@@ -37,7 +37,8 @@ def main() -> None:
     with cli.importing():
         from dss import pipeline
         from dss.config import MeshConfig
-        from dss.run import MeshRun, PhotoRun, load_config
+        from dss.registry import load_config
+        from dss.run import MeshRun, PhotoRun
 
     config = load_config(args.config, args.overrides, args.data)
     path = config.mesh.path if isinstance(config, MeshConfig) else config.scene.path

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from tqdm import tqdm
 
 INTERRUPTED = "interrupted; the same command resumes"
-# of writing to where nobody reads, to a full disk, and the like
+# What the system says of writing where nobody reads, to a full disk, and the like
 OUTPUT_ERRORS = (errno.EPIPE, errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 
 

@@ -66,7 +66,7 @@ class MeshSettings(Section):
     path: str = (
         "demo"  # a mesh or point cloud file, or `demo`: the mesh that the project makes itself
     )
-    # of the smallest enclosing ball after normalisation; much smaller ones drown in rounding
+    # The smallest enclosing ball gets this radius; a much smaller one would drown in rounding.
     radius: Annotated[Positive, Field(ge=0.01, le=1)] = 0.9
 
 

@@ -17,19 +17,19 @@ from dss.fields.base import Geometry, Samples
 from dss.files import is_file
 from dss.fitting.fit import fit
 from dss.fitting.samples import draw_samples, oriented_samples
+from dss.log import Log
 from dss.progress import Event, Progress, silent
 from dss.reconstruction.training import Training, train
 from dss.reconstruction.volume_rendering import background_colour, render_picture
+from dss.registry import check
 from dss.rendering.buffers import render
 from dss.rendering.cameras import turntable
 from dss.rendering.images import studio
 from dss.run import (
-    Log,
     MeshRun,
     PhotoRun,
     Run,
     Source,
-    check,
     enter_folder,
     load_samples,
     open_folder,

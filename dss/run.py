@@ -1,10 +1,10 @@
-"""Run folders: everything that one fit needs, makes and remembers, the same for meshes and for
-photos.
+"""Run folders: everything that one fit needs, makes and remembers, for meshes and for photos.
 
-config.yaml                            the resolved configuration samples.npz
-of meshes: enough to fit the field without the mesh field.safetensors, model.safetensors   the
-fitted field or the trained model; the metadata rebuilds it training.safetensors
-the resumable state of an unfinished fit log/                                   TensorBoard
+config.yaml                            the resolved configuration
+samples.npz                            of meshes: enough to fit the field without the mesh
+field.safetensors, model.safetensors   the field or model; the metadata rebuilds it
+training.safetensors                   the resumable state of an unfinished fit
+log/                                   TensorBoard
 """
 
 import dataclasses
@@ -12,20 +12,13 @@ import hashlib
 import json
 import math
 import os
-import socket
-import time
-from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 import torch
-from tensorboard.compat.proto import event_pb2
-from tensorboard.summary.writer.record_writer import RecordWriter
 from torch import Tensor
-from torch.utils.tensorboard import summary
 
 from dss import config as configuration
 from dss.checkpoint import (
@@ -43,10 +36,10 @@ from dss.fields import METHODS, Field, build
 from dss.fields.base import Geometry, Samples
 from dss.files import is_file, is_folder, is_temporary, remove_stale, replacing
 from dss.geometry.similarity import Similarity
-from dss.progress import Event, Progress
-from dss.reconstruction.models import MODELS, Model, build_model
-from dss.reconstruction.samplers import SAMPLERS, Sampler, build_sampler
+from dss.reconstruction.models import Model, build_model
+from dss.reconstruction.samplers import Sampler, build_sampler
 from dss.reconstruction.volume_rendering import background_colour
+from dss.registry import PLUGINS
 
 if TYPE_CHECKING:
     import trimesh
@@ -56,14 +49,7 @@ if TYPE_CHECKING:
 
 VERSION = "2"  # of field and model files
 GEOMETRY = "geometry."  # prefix in samples.npz of the tensors that the field is built on
-LEARNT = 16  # bytes of a parameter with its gradient and the optimiser's two moments
-MIN_START = 10_000  # bytes of a field with its optimisers, however small
 CHECKSUM_BYTES = 64  # at the end of samples.npz
-CONFIGS = Path(__file__).parents[1] / "configs"  # that ship with the project
-PLUGINS = {
-    section: {name: kind.Settings for name, kind in found.items()}
-    for section, found in (("field", METHODS), ("model", MODELS), ("sampler", SAMPLERS))
-}
 
 
 @dataclass(frozen=True)
@@ -169,73 +155,6 @@ class PhotoRun:
 
 
 Run = MeshRun | PhotoRun
-
-
-def load_config(
-    path: Path | str | None, overrides: list[str] = (), data: str | None = None
-) -> Config:
-    """The configuration in a file, or of that name in configs/ (None: all defaults), with
-    overrides; see `dss.config`.
-
-    `data` is what to fit: a mesh, a point cloud or the folder of a scene.
-    """
-    if path is not None and not is_file(path) and is_file(CONFIGS / f"{path}.yaml"):
-        path = CONFIGS / f"{path}.yaml"
-    if data:
-        photos = path is not None and "scene" in configuration.read_yaml(Path(path))
-        overrides = [*overrides, f"{'scene' if photos else 'mesh'}.path={data}"]
-    config = configuration.load_config(path, list(overrides), PLUGINS)
-    check(config)
-    return config
-
-
-def check(config: Config) -> None:
-    """Raise InputError where the settings cannot work together, or not on this machine, before any
-    work is done."""
-    if isinstance(config, MeshConfig):
-        method, field = config.samples.method, config.field.method
-        if method not in (known := METHODS[field].samplings):
-            reasons = {
-                "pairs": "needs a field with a shell",
-                "partition": "needs a field with a shell",
-                "oriented": f"{field} is built on a mesh",
-            }
-            reason = reasons.get(method, "its samples belong to no sphere of the shell")
-            raise InputError(
-                f"samples.method={method}: {reason}; for field.method={field} choose "
-                f"{' or '.join(known)}"
-            )
-    memory = _memory()
-    for names, size in _sizes(config).items():
-        if size > memory:
-            raise InputError(
-                f"{names}: need {size / 1e9:,.0f} GB of memory, and this machine has "
-                f"{memory / 1e9:,.0f}; choose smaller numbers"
-            )
-
-
-def _sizes(config: Config) -> dict[str, int]:
-    """Bytes that are needed at least, by the settings that they follow from."""
-    if isinstance(config, PhotoConfig):
-        return {
-            "model": LEARNT * config.model.least_parameters(),
-            f"train.rays={config.train.rays}": 24 * config.train.rays,
-        }
-    samples, fit = config.samples, config.fit
-    starts = fit.starts * max(LEARNT * config.field.least_parameters(), MIN_START)
-    rounds = -(-fit.epochs // fit.resample)
-    return {
-        f"samples.count={samples.count} in {rounds} rounds": 24 * samples.count * rounds,
-        f"field of fit.starts={fit.starts}": starts,
-    }
-
-
-def _memory() -> int:
-    """Bytes of memory that the machine has, or the container."""
-    size = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    with suppress(OSError, ValueError):  # without a limit there is no such file, or "max" in it
-        size = min(size, int(Path("/sys/fs/cgroup/memory.max").read_text()))
-    return size
 
 
 def enter_folder(folder: Path, config: Config) -> bool:
@@ -433,64 +352,3 @@ def _source(values: dict[str, Any]) -> Source:
     ):
         raise ValueError("its source is no file with a scale and a shift")
     return Source(path, sha256, Similarity(center, scale))
-
-
-class Log:
-    """A fit's progress: events for the caller, and TensorBoard's scalars and pictures in log/.
-
-    torch's SummaryWriter writes in a thread, which dies with a traceback where the disk is full.
-    Here a log that cannot be written ends with a warning, and the fit goes on.
-    """
-
-    def __init__(self, folder: Path, stage: str, total: int, progress: Progress):
-        self.stage, self.total, self.progress = stage, total, progress
-        self.file: BinaryIO | None = None
-        host = f"{socket.gethostname()}.{os.getpid()}"
-        self.path = folder / "log" / f"events.out.tfevents.{time.time():.6f}.{host}"
-        try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            self.file = self.path.open("wb")
-        except OSError as error:
-            self._give_up(error)
-        self._write(file_version="brain.Event:2")
-
-    def scalars(self, step: int, values: dict[str, float]) -> None:
-        """Show numbers after `step` of `total` steps."""
-        text = ", ".join(f"{name} {float(value):.3g}" for name, value in values.items())
-        self.progress(Event(self.stage, step, self.total, text))
-        for name, value in values.items():
-            self._write(step=step, summary=summary.scalar(name, float(value)))
-
-    def picture(self, step: int, name: str, make: Callable[[], np.ndarray]) -> None:
-        """Add the picture (h, w, 3) uint8 that `make` draws."""
-        if self.file:
-            image = summary.image(name, make(), dataformats="HWC")
-            self._write(step=step, summary=image)
-
-    def _write(self, **values: Any) -> None:
-        if self.file:
-            event = event_pb2.Event(wall_time=time.time(), **values)
-            try:
-                RecordWriter(self.file).write(event.SerializeToString())
-                self.file.flush()
-            except OSError as error:
-                self._give_up(error)
-
-    def _give_up(self, error: OSError) -> None:
-        """What TensorBoard would have shown is lost from here on, and nothing else."""
-        self.close()
-        text = f"{self.path.parent}: cannot be written ({error.strerror}); the fit goes on"
-        self.progress(Event("warning", 1, 1, text))
-
-    def close(self) -> None:
-        """Close the file."""
-        if self.file:
-            with suppress(OSError):
-                self.file.close()
-            self.file = None
-
-    def __enter__(self) -> "Log":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()

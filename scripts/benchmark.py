@@ -1,19 +1,17 @@
-"""How long one view takes, by the paper's algorithm in eager torch, by our operators, and by a cast
-of the decoded triangles.
+"""How long one view takes: the paper's algorithm in eager torch, our operators, and triangles.
 
     python scripts/benchmark.py bunny.obj
-    python scripts/benchmark.py bunny.obj --networks 1x128 2x128 4x128 fast --spheres 128 512 1024
-      4096 --sizes 256 512
+    python scripts/benchmark.py bunny.obj --networks 1x128 2x128 4x128 fast --spheres 128 512 4096
 
 Fields that are missing are fitted first, for a short time, into the folder --fields, where they
 stay. One camera of the paper's; medians of several runs after one to warm up; all rows in this
 process.
 
-paper in eager torch   rendering/tracing_paper.py: all intervals at once, boolean masks, normals by
-differences paper                  the operator `shell_trace` with the same rules, all intervals to
-their ends exact                  the operator with the exact rule, as render.py uses it triangles
-Embree's cast of rays at the mesh decoded at 256 cells per axis; one thread; a control reference
-the operator's reference in plain torch, exact
+    paper in eager torch   all intervals at once, boolean masks, normals by differences
+    paper                  the operator `shell_trace` by the same rules, all intervals to their ends
+    exact                  the operator by the exact rule, as render.py uses it
+    triangles              Embree's cast at the mesh decoded at 256 cells per axis; one thread
+    reference              the operator's reference in plain torch, exact
 
 Steps are queries per interval. The operators' stages are fused: `preparation`, `query` and
 `normals` are then timed as operators of their own on the same rays and as many points, and

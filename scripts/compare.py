@@ -1,16 +1,12 @@
-"""Compare methods: fit what is missing, measure all in one frame, and print the tables; the same
-command resumes.
+"""Compare methods: fit what is missing, measure all in one frame, and print the tables.
 
-    python scripts/compare.py --preset quick --data DATA         every method, briefly, on three
-      meshes
-    python scripts/compare.py --preset paper --data DATA         Tables I and II of the DSS paper,
-      at full length
-    python scripts/compare.py --preset photos --data DATA        samplers and base models on photos,
-      and where time goes
-    python scripts/compare.py --methods fast nglod_3 "Draco, 11 bits" --meshes bunny.obj dragon.ply
+    python scripts/compare.py --preset quick --data DATA    every method, briefly, on three meshes
+    python scripts/compare.py --preset paper --data DATA    Tables I and II of the DSS paper
+    python scripts/compare.py --preset photos --data DATA   samplers and base models on photos
+    python scripts/compare.py --methods fast nglod_3 "Draco, 11 bits" --meshes a.obj b.ply
 
-Writes table.md, table.csv and table.json, of meshes rate_distortion.png and .svg too, and a run
-folder per method and mesh, to --out.
+The same command resumes. It writes table.md, table.csv and table.json, of meshes
+rate_distortion.png and .svg too, and a run folder per method and mesh, to --out.
 """
 
 import os

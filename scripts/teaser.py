@@ -1,8 +1,8 @@
 """The picture that tells the story: a mesh, its field, the distance between the two, the shell, and
 a detail of both.
 
-python eval.py RUN && python eval_ssim.py RUN && python scripts/teaser.py RUN --out
-docs/images/teaser.png
+    python eval.py RUN && python eval_ssim.py RUN
+    python scripts/teaser.py RUN --out docs/images/teaser.png
 """
 
 import json

@@ -19,7 +19,7 @@ from dss.config import (
 )
 from dss.errors import InputError
 from dss.fields.dual_shell import DualShellSettings
-from dss.run import CONFIGS, PLUGINS, load_config
+from dss.registry import CONFIGS, PLUGINS, load_config
 
 SHIPPED = sorted(CONFIGS.glob("*.yaml"))
 

@@ -4,13 +4,13 @@ import time
 
 import pytest
 
-from dss import run
+from dss import registry
 from dss.config import MeshConfig
 from dss.errors import InputError
 from dss.fields import METHODS, build
 from dss.pipeline import fit_run
 from dss.reconstruction.models import build_model
-from dss.run import load_config
+from dss.registry import load_config
 
 BOMB = "a: &a [x, x, x, x, x, x, x, x, x, x]\n" + "".join(
     f"{name}: &{name} [{', '.join([f'*{before}'] * 10)}]\n"
@@ -142,7 +142,7 @@ MACHINE = 24 * 10**9  # bytes
     ],
 )
 def test_what_cannot_work_is_refused_when_it_is_read(monkeypatch, name, override, message):
-    monkeypatch.setattr("dss.run._memory", lambda: MACHINE)
+    monkeypatch.setattr("dss.registry._memory", lambda: MACHINE)
     start = time.perf_counter()
     with pytest.raises(InputError) as caught:
         load_config(name, override.split())
@@ -151,13 +151,13 @@ def test_what_cannot_work_is_refused_when_it_is_read(monkeypatch, name, override
 
 
 def test_the_machine_has_memory():
-    assert 10**8 < run._memory() < 10**15
+    assert 10**8 < registry._memory() < 10**15
 
 
 def test_what_ships_fits(monkeypatch):
     """What is known to be needed is an estimate from below."""
-    monkeypatch.setattr("dss.run._memory", lambda: 2 * 10**9)
-    for path in run.CONFIGS.glob("*.yaml"):
+    monkeypatch.setattr("dss.registry._memory", lambda: 2 * 10**9)
+    for path in registry.CONFIGS.glob("*.yaml"):
         config = load_config(path)
         if isinstance(config, MeshConfig) and not METHODS[config.field.method].geometry_keys:
             field = build(config.field, {})

@@ -13,7 +13,8 @@ from dss.errors import InputError
 from dss.fields.neural_implicit import NeuralImplicitField, NeuralImplicitSettings
 from dss.pipeline import fit_run, import_weights
 from dss.progress import Event
-from dss.run import MeshRun, PhotoRun, load_config, open_run
+from dss.registry import load_config
+from dss.run import MeshRun, PhotoRun, open_run
 from tests.helpers import write_synthetic
 
 TINY = [

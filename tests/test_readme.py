@@ -13,7 +13,8 @@ from dss.evaluation.measure import measure_run
 from dss.fields import METHODS, Field
 from dss.pipeline import fit_run
 from dss.plugins import discover
-from dss.run import PLUGINS, load_config, open_run
+from dss.registry import PLUGINS, load_config
+from dss.run import open_run
 
 README = Path(__file__).parents[1] / "README.md"
 BLOCK = re.compile(r"^`([\w./]+)`\n```\w*\n(.*?)^```$", re.MULTILINE | re.DOTALL)

@@ -16,16 +16,16 @@ from dss.fields.dual_shell import DualShellSettings
 from dss.fitting.samples import Samples
 from dss.geometry.mesh import load_mesh
 from dss.geometry.similarity import Similarity
+from dss.log import Log
 from dss.progress import Event
 from dss.reconstruction.models import build_model
 from dss.reconstruction.samplers import build_sampler
+from dss.registry import load_config
 from dss.run import (
     VERSION,
-    Log,
     MeshRun,
     PhotoRun,
     Source,
-    load_config,
     load_samples,
     open_folder,
     open_run,

@@ -22,9 +22,11 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from dss.checkpoint import load_tensors, save_tensors
 from dss.errors import InputError
 from dss.files import is_temporary, remove_stale
+from dss.log import Log
 from dss.pipeline import fit_run
 from dss.progress import Event, silent
-from dss.run import Log, load_config, load_samples, open_run
+from dss.registry import load_config
+from dss.run import load_samples, open_run
 from tests.helpers import write_synthetic
 
 NOISE = np.random.default_rng(0).integers(0, 256, (90, 100, 3), np.uint8)

@@ -13,11 +13,11 @@ from torch import Tensor
 from dss import ops, pipeline
 from dss.fields.base import Field
 from dss.ops import reference
+from dss.registry import load_config
 from dss.rendering.cameras import paper_cameras
 from dss.rendering.isosurface import extract
 from dss.rendering.tracing import MAX_BRACKET
 from dss.rendering.tracing_paper import PaperHits, central_differences, trace_paper
-from dss.run import load_config
 from dss.tables import Column
 
 NETWORKS = {"1x128": "dss_1x128", "2x128": "dss_2x128", "4x128": "dss_4x128", "fast": "fast"}

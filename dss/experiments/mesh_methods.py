@@ -21,9 +21,9 @@ from dss.experiments.compare import EvalSettings, Row
 from dss.fields import Field
 from dss.geometry.distance import MeshDistance
 from dss.geometry.mesh import Mesh, load_mesh
+from dss.registry import CONFIGS, load_config
 from dss.rendering.buffers import render
 from dss.rendering.mesh_buffers import render_mesh
-from dss.run import CONFIGS, load_config
 from dss.tables import Column
 
 KIB = 1 / 1024

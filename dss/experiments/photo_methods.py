@@ -19,7 +19,8 @@ from dss.evaluation.photos import compare, scene_of
 from dss.experiments.compare import EvalSettings, Row
 from dss.reconstruction.scene import Photo
 from dss.reconstruction.volume_rendering import render_picture
-from dss.run import CONFIGS, PhotoRun, load_config
+from dss.registry import CONFIGS, load_config
+from dss.run import PhotoRun
 from dss.tables import Column, mean_of
 
 FACTORS = {
@@ -39,8 +40,8 @@ COLUMNS = (
     *(Column(f"{key}_share", f"its share, {heading}", ".0%") for key, heading in FACTORS.items()),
 )
 MIN_SPEED_UP = 1.05  # below which there is nothing to share out
-# of NeuS and DSS (ICME 2025, table II): PSNR and seconds per frame; foreground of the test photos,
-# by us
+# PSNR and seconds per frame of NeuS, then of DSS (ICME 2025, table II); and the share of foreground
+# in the test photos, which we counted
 PUBLISHED = {
     "hotdog": ((37.3, 45.4), (37.6, 6.5), None),
     "mic": ((32.0, 46.4), (32.2, 2.0), 0.119),

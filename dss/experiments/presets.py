@@ -7,12 +7,12 @@ from dss.experiments import mesh_methods, photo_methods
 from dss.experiments.compare import Entry, EvalSettings, Result, Row, means
 from dss.experiments.mesh_methods import Draco, Fitted, Published, Truth
 from dss.experiments.photo_methods import Trained
-from dss.run import CONFIGS
+from dss.registry import CONFIGS
 from dss.tables import Column
 
 MESHES = "thingi32/{}.ply"  # places in the folder of data sets, see data/README.md
 SCENES = "nerf_synthetic/{}"
-# those at hand
+# The meshes of Thingi32 that data/README.md names
 THINGI32 = (
     "53159",
     "252119",

@@ -10,7 +10,7 @@ from dss.errors import InputError
 from dss.evaluation.measure import measure_run
 from dss.experiments.compare import Result
 from dss.progress import Progress, silent
-from dss.run import load_config
+from dss.registry import load_config
 from dss.tables import write_json
 
 

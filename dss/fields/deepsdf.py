@@ -18,7 +18,7 @@ ACTIVATIONS = {"prelu": nn.PReLU, "silu": nn.SiLU}
 
 class DeepSdfSettings(Settings):
     method: Literal["deepsdf"] = "deepsdf"
-    # of each hidden layer; three units of one are the point itself
+    # Units of each hidden layer; three units of one layer are the point itself.
     width: Annotated[Count, Ge(4)] = 512
     dropout: Annotated[NonNegative, Le(0.9)] = (
         0.1  # share of the hidden units left out of a step; 0: none

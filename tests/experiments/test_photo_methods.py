@@ -25,8 +25,9 @@ from dss.experiments.presets import photo_tables
 from dss.geometry.similarity import Similarity
 from dss.reconstruction.samplers import SAMPLERS, build_sampler
 from dss.reconstruction.scene import Photo
+from dss.registry import load_config
 from dss.rendering.spheres import draw_spheres
-from dss.run import PhotoRun, Source, load_config
+from dss.run import PhotoRun, Source
 from dss.shell.dual_shell import DualShell
 from tests.helpers import ball_model, pinhole
 

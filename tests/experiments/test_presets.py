@@ -8,7 +8,7 @@ from dss.experiments.compare import Result
 from dss.experiments.mesh_methods import Fitted, Truth, configured
 from dss.experiments.photo_methods import Trained
 from dss.experiments.presets import PRESETS, PUBLISHED, configured_models
-from dss.run import CONFIGS, load_config
+from dss.registry import CONFIGS, load_config
 
 
 @pytest.mark.parametrize("name", PRESETS)

@@ -9,7 +9,7 @@ import yaml
 
 from dss.evaluation.measure import measure_run
 from dss.experiments.sweep import sweep
-from dss.run import load_config
+from dss.registry import load_config
 
 TINY = {
     "samples": {"method": "near", "count": 2000, "spread": 0.05},

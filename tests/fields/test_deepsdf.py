@@ -15,7 +15,7 @@ from dss.fitting.fit import split
 from dss.fitting.samples import oriented_samples
 from dss.geometry.points import load_points
 from dss.pipeline import fit_run
-from dss.run import load_config
+from dss.registry import load_config
 
 CONFIG = "deepsdf_points"
 SHORT = [
