@@ -47,7 +47,7 @@ if TYPE_CHECKING:
 PICTURE = 160  # pixels per side of the pictures of a field in TensorBoard
 MAX_THUMBNAIL = 100  # pixels per side of the pictures of a model in TensorBoard
 LOG_EVERY = 20  # training steps between scalars in TensorBoard
-MAX_AMBIGUOUS = 0.01  # share of the surface above which an ambiguous sign is worth a warning
+MAX_THICK = 0.1  # share of the surface with a shell far too thick that is worth a warning
 
 
 def fit_run(
@@ -133,13 +133,13 @@ def _geometry_of(
     """The mesh, its distance, and the tensors that the field is built on."""
     from dss.geometry.distance import MeshDistance
     from dss.geometry.mesh import load_mesh
+    from dss.geometry.sides import shares
 
     mesh = load_mesh(config.mesh.path, config.mesh.radius)
-    progress(Event("mesh", 1, 1, str(mesh.report)))
     distance = MeshDistance(mesh.vertices, mesh.faces, device)
-    if (ambiguous := distance.ambiguous_share()) > MAX_AMBIGUOUS:
-        remedy = "expect a wrong sign there; close the holes"
-        text = f"inside and outside are ambiguous on {ambiguous:.0%} of the surface: {remedy}"
+    surface = shares(distance)
+    progress(Event("mesh", 1, 1, "; ".join(filter(None, [str(mesh.report), surface.note]))))
+    for text in surface.warnings(mesh.report):
         progress(Event("warning", 1, 1, text))
     geometry = METHODS[config.field.method].build_geometry(mesh, distance, config)
     return Source(config.mesh.path, mesh.sha256, mesh.similarity), mesh, distance, geometry
@@ -149,11 +149,17 @@ def _prepare_mesh(
     config: MeshConfig, folder: Path, device: torch.device, progress: Progress
 ) -> None:
     """Everything up to the samples: the part that needs the mesh and its libraries."""
+    from dss.shell.certify import THICK, thick_share
+
     source, mesh, distance, geometry = _geometry_of(config, device, progress)
     field = build(config.field, geometry)
     if shell := field.shell:
         thickness = f"thickness {shell.thickness.mean():.4f} mean, {shell.thickness.max():.4f} max"
         progress(Event("shell", 1, 1, f"{len(shell)} spheres, {thickness}"))
+        if (thick := thick_share(distance, shell)) > MAX_THICK:
+            text = f"the shell is over {THICK} times as thick as the solid on {thick:.0%} of it"
+            remedy = "expect loose pieces and holes; choose a larger spheres.count"
+            progress(Event("warning", 1, 1, f"{text}: {remedy}"))
     rounds = []
     for number, seed in enumerate(seeds := _seeds(config)):
         progress(Event("samples", number, len(seeds), ""))

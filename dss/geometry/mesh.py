@@ -17,6 +17,7 @@ import trimesh
 
 from dss.errors import InputError
 from dss.files import is_file, unicode_name
+from dss.geometry.orientation import inverted
 from dss.geometry.similarity import Similarity
 
 FORMATS = "obj, stl, ply, off, glb or 3mf"
@@ -78,7 +79,7 @@ def load_mesh(path: Path | str, radius: float = 0.9) -> Mesh:
 
     Any format that trimesh reads will do. Scenes are merged and polygons triangulated; duplicate
     vertices, coincident faces and faces without area are removed. The faces of a manifold mesh are
-    oriented alike, and a mesh that is inside out is turned. The smallest enclosing ball gets the
+    oriented alike, and bodies that are inside out are turned. The smallest enclosing ball gets the
     given `radius`. Raises InputError on a file that is not a mesh, or that encloses no volume.
     """
     path = str(path)
@@ -93,6 +94,9 @@ def load_mesh(path: Path | str, radius: float = 0.9) -> Mesh:
         raise InputError(
             f"{path}: a face names a vertex that is not there; the file is damaged, export it again"
         )
+    listed, used = len(vertices), np.unique(faces)
+    if len(used) < listed:  # those that no face uses may be anywhere, and say nothing of the size
+        vertices, faces = vertices[used], np.searchsorted(used, faces)
     unusable = int((~np.isfinite(vertices)).any(1).sum())
     if unusable:
         reason = f"{unusable} of {len(vertices)} vertices are NaN or infinite"
@@ -103,7 +107,7 @@ def load_mesh(path: Path | str, radius: float = 0.9) -> Mesh:
     if not 1e-150 < size < 1e150:
         reason = f"the vertices span {2 * size:g}, too little or too much to compute with"
         raise InputError(f"{path}: {reason}; scale the mesh")
-    vertices, faces, report = _clean((vertices - middle) / size, faces, path)
+    vertices, faces, report = _clean((vertices - middle) / size, faces, listed, path)
 
     center, reach = enclosing_ball(vertices)
     similarity = Similarity(tuple((middle + size * center).tolist()), size * reach / radius)
@@ -127,7 +131,7 @@ def enclosing_ball(points: np.ndarray) -> tuple[np.ndarray, float]:
 
 
 def surface_samples(
-    vertices: np.ndarray, faces: np.ndarray, count: int, seed: int = 0
+    vertices: np.ndarray, faces: np.ndarray, count: int, seed: int | tuple[int, ...] = 0
 ) -> tuple[np.ndarray, np.ndarray]:
     """`count` points (n, 3) float64 uniform by area on a mesh, and their faces (n,) int64."""
     generator = np.random.default_rng(seed)
@@ -210,9 +214,9 @@ def _quiet() -> Iterator[None]:
 
 
 def _clean(
-    vertices: np.ndarray, faces: np.ndarray, path: str
+    vertices: np.ndarray, faces: np.ndarray, listed: int, path: str
 ) -> tuple[np.ndarray, np.ndarray, MeshReport]:
-    """Clean a mesh of size about 1, see `load_mesh`."""
+    """Clean a mesh of size about 1, see `load_mesh`. The file lists so many vertices."""
     no_volume = InputError(
         f"{path}: encloses no volume (a sheet or a sliver); give a closed surface, or thicken it"
     )
@@ -222,11 +226,10 @@ def _clean(
         if count:
             repairs.append(f"{what}: {count:,}")
 
-    before = len(vertices)
     vertices, faces = _filter(
         vertices, faces, "meshing_remove_duplicate_vertices", "meshing_remove_unreferenced_vertices"
     )
-    note(before - len(vertices), "duplicate or unreferenced vertices removed")
+    note(listed - len(vertices), "duplicate or unreferenced vertices removed")
 
     kept = _distinct(faces)
     note(len(faces) - len(kept), "coincident faces removed")
@@ -245,17 +248,20 @@ def _clean(
         turned = _against_neighbours(vertices, faces, body)
         note(int(turned.sum()), "faces turned to agree with their neighbours")
         faces[turned] = faces[turned, ::-1]
+    turned = inverted(vertices, faces, body)
+    if turned.all():
+        repairs.append("inside out, so turned")
+    else:
+        note(len(np.unique(body[turned])), "bodies that were inside out turned")
+    faces[turned] = faces[turned, ::-1]
 
     before = len(faces)
     vertices, faces = _filter(
         vertices, faces, "meshing_remove_null_faces", "meshing_remove_unreferenced_vertices"
     )
     note(before - len(faces), "zero-area faces removed")
-    if not len(faces) or abs(volume := _volume(vertices, faces)) < MIN_VOLUME:
+    if not len(faces) or _volume(vertices, faces) < MIN_VOLUME:
         raise no_volume
-    if volume < 0:
-        faces = faces[:, ::-1].copy()
-        repairs.append("inside out, so turned")
     sizes = len(vertices), len(faces), int(body.max()) + 1
     return vertices, faces, MeshReport(*sizes, boundary, nonmanifold, tuple(repairs))
 
