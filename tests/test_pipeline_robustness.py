@@ -7,7 +7,7 @@ import pytest
 import trimesh
 
 from dss.pipeline import fit_run
-from dss.run import load_config
+from dss.registry import load_config
 
 
 class PreparedError(Exception):

@@ -139,9 +139,7 @@ def boundary_samples(distance: MeshDistance, seed: int) -> tuple[np.ndarray, np.
     points, faces = np.concatenate(kept_points), np.concatenate(kept_faces)
     if not len(faces):
         raise InputError("all faces of a mesh lie inside its solid; give one that has a boundary")
-    order = np.arange(SAMPLES) % len(
-        faces
-    )  # repeats some where nearly all of the surface is inside
+    order = np.arange(SAMPLES) % len(faces)  # repeats some where nearly all is inside
     return points[order], faces[order], share
 
 
