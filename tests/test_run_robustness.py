@@ -312,7 +312,8 @@ def test_only_files_of_processes_that_are_gone_are_stale(tmp_path):
 
 
 def test_what_a_killed_process_left_of_a_file_goes_with_the_next_one(tmp_path):
-    names = [f".a.{os.getpid()}.png", f".b.{os.getpid()}.png", f".a.{os.getpid()}.ply"]
+    gone = 9_999_999  # larger than any number of a process
+    names = [f".a.{gone}.png", f".b.{gone}.png", f".a.{gone}.ply"]
     for name in names:
         (tmp_path / name).touch()
     with replacing(tmp_path / "a.png") as temporary:
