@@ -77,9 +77,12 @@ def import_weights(
 ) -> MeshRun:
     """The field that a method's authors fitted, as a run of ours. Raises InputError where the file
     is not theirs."""
+    method = METHODS[config.field.method]
+    if method.from_weights.__func__ is Field.from_weights.__func__:  # it refuses, before any work
+        method.from_weights(path, config.field, {})
     enter_folder(folder, config)
     source, _, _, geometry = _geometry_of(config, torch.device(device), progress)
-    field = METHODS[config.field.method].from_weights(path, config.field, geometry)
+    field = method.from_weights(path, config.field, geometry)
     config = config.model_copy(update={"field": field.settings})
     open_folder(folder, config)
     progress(Event("field", 1, 1, f"{path}, {_kib(field)}"))
@@ -199,10 +202,10 @@ def _seeds(config: MeshConfig) -> range:
 def _fit_photos(
     config: PhotoConfig, folder: Path, device: torch.device, progress: Progress
 ) -> PhotoRun:
-    from dss.reconstruction.scene import load_scene, scene_sha256
+    from dss.reconstruction.scene import load_scene
 
     enter_folder(folder, config)
-    scene, sha256 = load_scene(config.scene, "train"), scene_sha256(Path(config.scene.path))
+    scene = load_scene(config.scene, "train")
     open_folder(folder, config)
     camera, similarity = scene.photos[0].camera, scene.similarity
     center = ", ".join(f"{value:.3g}" for value in similarity.center)
@@ -214,7 +217,7 @@ def _fit_photos(
     )
     if (folder / "model.safetensors").is_file():
         run = open_run(folder, device)
-        _check_source(folder, run.source, sha256)
+        _check_source(folder, run.source, scene.sha256)
         progress(Event("model", 1, 1, "already trained"))
         return run
 
@@ -237,7 +240,7 @@ def _fit_photos(
 
         training = train(config, scene, device, state, report)
     progress(Event("model", 1, 1, f"{time.perf_counter() - start:.0f} s"))
-    source = Source(config.scene.path, sha256, similarity)
+    source = Source(config.scene.path, scene.sha256, similarity)
     return save_model(folder, training.model, training.sampler, config, source)
 
 
