@@ -18,10 +18,10 @@ import trimesh
 from dss.errors import InputError
 from dss.files import is_file, unicode_name
 from dss.geometry.orientation import inverted
+from dss.geometry.polygons import OBJ_POLYGON, OFF_POLYGON, read_obj, read_off, read_ply
 from dss.geometry.similarity import Similarity
 
 FORMATS = "obj, stl, ply, off, glb or 3mf"
-POLYGON = re.compile(rb"^f([ \t]+\S+){4}", re.M)  # in an OBJ file
 # The number of faces that a PLY or OFF header announces
 DECLARED = re.compile(
     rb"\s*(?:ply\b.*?\nelement face (\d+)|C?OFF\s+(?:#.*?\n\s*)*\d+\s+(\d+))", re.S
@@ -165,14 +165,12 @@ def _read(path: str) -> tuple[np.ndarray, np.ndarray, str]:
         )
     try:
         content = Path(path).read_bytes()
-        with _quiet(), unicode_name(path) as name:
-            scene = trimesh.load_scene(name, process=False, skip_materials=True)
-            mesh = scene.to_mesh() if scene.geometry else trimesh.Trimesh()
-            vertices = np.asarray(mesh.vertices, np.float64)
-            faces = np.asarray(mesh.faces, np.int64)
-            polygons = path.lower().endswith(".obj") and POLYGON.search(content)
-            if polygons and np.isfinite(vertices).all():
-                vertices, faces = _read_polygons(name)
+        header = DECLARED.match(content)
+        declared = int(header[1] or header[2]) if header else 0
+        with _quiet():
+            vertices, faces = _parse(path, content, declared)
+    except InputError:
+        raise
     except OSError as error:
         raise InputError(
             f"{path}: cannot be read ({error.strerror or error}); check the file's permissions"
@@ -181,22 +179,35 @@ def _read(path: str) -> tuple[np.ndarray, np.ndarray, str]:
         reason = textwrap.shorten(str(error), 80) or type(error).__name__
         remedy = f"give {FORMATS}, complete and under its own suffix"
         raise InputError(f"{path}: not a readable mesh ({reason}); {remedy}") from error
-    header = DECLARED.match(content)
-    declared = int(header[1] or header[2]) if header else 0
     if len(faces) < declared:
         reason = f"truncated, {len(faces)} of {declared} faces are there"
         raise InputError(f"{path}: {reason}; get the whole file")
     return vertices, faces, hashlib.sha256(content).hexdigest()
 
 
-def _read_polygons(path: str) -> tuple[np.ndarray, np.ndarray]:
-    """Read an OBJ file with polygons by MeshLab, which triangulates concave ones rightly.
+def _parse(path: str, content: bytes, declared: int) -> tuple[np.ndarray, np.ndarray]:
+    """Vertices (v, 3) float64 and faces (f, 3) int64 of a file with this content.
 
-    trimesh cuts them into fans.
+    Its header, if it has one, declares so many faces. trimesh reads what has triangles only.
     """
-    meshes = pymeshlab.MeshSet()
-    meshes.load_new_mesh(path)
-    return _arrays(meshes.current_mesh())
+    suffix = Path(path).suffix.lower()
+    if suffix == ".off" and OFF_POLYGON.search(content):
+        return read_off(path, content)
+    try:
+        with unicode_name(path) as name:
+            scene = trimesh.load_scene(name, process=False, skip_materials=True)
+    except Exception:  # of any kind, such as on a binary PLY file with faces of different sizes
+        if suffix == ".ply" and len((found := read_ply(path, content))[1]) > declared > 0:
+            return found
+        raise
+    mesh = scene.to_mesh() if scene.geometry else trimesh.Trimesh()
+    vertices, faces = np.asarray(mesh.vertices, np.float64), np.asarray(mesh.faces, np.int64)
+    if np.isfinite(vertices).all():
+        if suffix == ".obj" and OBJ_POLYGON.search(content):
+            return read_obj(path, content)
+        if suffix == ".ply" and 0 < declared < len(faces):
+            return read_ply(path, content)
+    return vertices, faces
 
 
 @contextmanager
