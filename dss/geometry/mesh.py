@@ -6,7 +6,7 @@ import re
 import textwrap
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,6 +28,7 @@ DECLARED = re.compile(
 )
 # A sheet of size 1 encloses 1e-16 by rounding, a wire 3e-5 thick encloses this much
 MIN_VOLUME = 1e-9
+JITTER = 1e-9  # of points that have no smallest ball in floating point
 
 
 @dataclass(frozen=True)
@@ -122,12 +123,25 @@ def enclosing_ball(points: np.ndarray) -> tuple[np.ndarray, float]:
     """
     active = np.unique(np.concatenate([points.argmin(0), points.argmax(0)]))
     while True:
-        center, _ = miniball.get_bounding_ball(points[active], rng=np.random.default_rng(0))
+        center = _ball_center(points[active])
         distance = np.linalg.norm(points - center, axis=1)
         farthest = distance.argmax()
         if distance[farthest] <= distance[active].max() * (1 + 1e-12):
             return center, float(distance[farthest])
         active = np.append(active, farthest)
+
+
+def _ball_center(points: np.ndarray) -> np.ndarray:
+    """Centre (3,) of the smallest ball around a handful of points (n, 3) of size about 1.
+
+    miniball fails where more points lie on a circle than define it, but for rounding. Moved by
+    JITTER, they do not.
+    """
+    generator, jitter = np.random.default_rng(0), 0
+    while True:
+        with suppress(np.linalg.LinAlgError):
+            return miniball.get_bounding_ball(points + jitter, rng=generator)[0]
+        jitter = JITTER * generator.standard_normal(points.shape)
 
 
 def surface_samples(
