@@ -136,8 +136,8 @@ class Training:
         tensors, about = load_tensors(path)
         if about.get("scene", self.scene.sha256) != self.scene.sha256:  # earlier versions lack it
             raise InputError(
-                f"{self.config.scene.path}: not the scene that {path} was begun with (its contents "
-                "differ); choose another --out, or delete the folder"
+                f"{path}: begun with another scene than {self.config.scene.path} is now; choose "
+                "another --out, or delete it"
             )
         try:
             for name, module in (("model", self.model), ("sampler", self.sampler)):

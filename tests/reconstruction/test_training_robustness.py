@@ -28,7 +28,7 @@ def test_an_unfinished_training_notices_another_scene(tmp_path):
     cameras, state = Path(scene, "transforms_train.json"), folder / "training.safetensors"
     before = cameras.read_text()
     cameras.write_text(before + " ")
-    with pytest.raises(InputError, match=r"scene: not the scene that .*training\.safetensors was"):
+    with pytest.raises(InputError, match=r"training\.safetensors: begun with another scene than "):
         fit_run(config, folder)
     cameras.write_text(before)
     tensors, about = load_tensors(state)
