@@ -136,6 +136,11 @@ class Field(nn.Module, ABC):
         """What the operators need to trace this field in one go; None where they cannot."""
         return None
 
+    def trace(self, origins: Tensor, directions: Tensor) -> ops.VoxelHits | None:
+        """First hits of rays, origins and unit directions (n, 3), by a tracer and a hit rule of the
+        method's own, as its authors published them. None: it is traced like any other field."""
+        return None
+
     def gradient(self, points: Tensor) -> Tensor:
         """Gradient (n, 3) of the raw prediction at points (n, 3), owners chosen by the field."""
         with torch.enable_grad():
