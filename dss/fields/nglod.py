@@ -57,6 +57,7 @@ class NglodField(Field):
     Settings = NglodSettings
     samplings = ("importance", "near")
     geometry_keys = ("octree", "solid", "extent")
+    hit_rule = "octree"
 
     def __init__(self, settings: NglodSettings, geometry: Geometry):
         super().__init__()
