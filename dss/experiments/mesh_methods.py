@@ -50,7 +50,7 @@ COLUMNS = (
     Column("frame_ms", "compiled ms", ".0f"),
     Column("queries", "queries / ray", ".2f"),
     Column("eager_ms", "eager ms", ".0f"),
-    Column("eager_queries", "queries / ray", ".2f"),
+    Column("eager_queries", "queries / ray, eager", ".2f"),
 )
 
 

@@ -129,8 +129,10 @@ def test_the_kernel_hits_what_the_reference_hits(ball, options):
         assert same[alike].float().mean() > 0.99
 
 
-def test_the_decoder_s_table_is_the_field(ball_field):
-    """Folded over all levels and through the first layer, exactly."""
+@pytest.mark.parametrize("grow_every", [0, 10])
+def test_the_decoder_s_table_is_the_field(ball, grow_every):
+    """Folded over all levels that have joined and through the first layer, exactly."""
+    ball_field = field_of(ball, lods=3, width=24, features=6, grow_every=grow_every)
     points = torch.rand(20_000, 3) * 1.8 - 0.9
     depth = ball_field._depth(points / ball_field.extent)
     points = points[depth == 3]
