@@ -252,6 +252,16 @@ TracedTensors trace(Tensor spheres, Tensor tree, Tensor table, Tensor weights,
   return traced.tuple();
 }
 
+TracedTensors trace_octree(Tensor nodes, Tensor corners, int64_t depth, double extent, Tensor table,
+                           Tensor output, Tensor origins, Tensor directions, double probe) {
+  const Octree octree = octree_of(nodes, corners, depth, extent);
+  const Decoder decoder = decoder_of(table, output);
+  Traced traced(origins);
+  const Rays rays = traced.rays(origins, directions);
+  for_each(origins.size(0), [=](int64_t i) { rays.trace(i, octree, decoder, (float)probe); });
+  return traced.tuple();
+}
+
 STABLE_TORCH_LIBRARY_IMPL(dss, CPU, library) {
   library.impl("shell_intervals", TORCH_BOX(&intervals));
   library.impl("shell_owner", TORCH_BOX(&owners));
@@ -259,6 +269,7 @@ STABLE_TORCH_LIBRARY_IMPL(dss, CPU, library) {
   library.impl("shell_field", TORCH_BOX(&field));
   library.impl("shell_sdf", TORCH_BOX(&sdf));
   library.impl("shell_trace", TORCH_BOX(&trace));
+  library.impl("octree_trace", TORCH_BOX(&trace_octree));
 }
 
 } // namespace

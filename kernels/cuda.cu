@@ -330,6 +330,19 @@ TracedTensors trace(Tensor spheres, Tensor tree, Tensor table, Tensor weights,
   return traced.tuple();
 }
 
+TracedTensors trace_octree(Tensor nodes, Tensor corners, int64_t depth, double extent, Tensor table,
+                           Tensor output, Tensor origins, Tensor directions, double probe) {
+  const Device device(origins, {nodes, corners, table, output, directions});
+  const Octree octree = octree_of(nodes, corners, depth, extent);
+  const Decoder decoder = decoder_of(table, output);
+  Traced traced(origins);
+  const Rays rays = traced.rays(origins, directions);
+  const float step = (float)probe;
+  for_each(device, origins.size(0),
+           [=] __device__(int64_t i) { rays.trace(i, octree, decoder, step); });
+  return traced.tuple();
+}
+
 STABLE_TORCH_LIBRARY_IMPL(dss, CUDA, library) {
   library.impl("shell_intervals", TORCH_BOX(&intervals));
   library.impl("shell_owner", TORCH_BOX(&owners));
@@ -337,6 +350,7 @@ STABLE_TORCH_LIBRARY_IMPL(dss, CUDA, library) {
   library.impl("shell_field", TORCH_BOX(&field));
   library.impl("shell_sdf", TORCH_BOX(&sdf));
   library.impl("shell_trace", TORCH_BOX(&trace));
+  library.impl("octree_trace", TORCH_BOX(&trace_octree));
 }
 
 } // namespace

@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "network.h"
+#include "octree.h"
 #include "trace.h"
 
 namespace dss {
@@ -19,7 +20,8 @@ using torch::stable::Tensor;
 
 // Offsets, start, end, sphere, stop: the fields of dss.ops.Intervals.
 using IntervalTensors = std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor>;
-// t, sphere, normal, steps, intervals: the fields of dss.ops.Traced.
+// t, sphere, normal, steps, intervals: the fields of dss.ops.Traced; of dss.ops.VoxelHits those with
+// voxels for spheres and intervals.
 using TracedTensors = std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor>;
 
 // The data of a contiguous tensor of shape (rows, columns), or (rows,) for columns = 0. Any number
@@ -72,7 +74,21 @@ inline Network network_of(const Tensor& spheres, const Tensor& table, const Tens
   return net;
 }
 
-// The results of `shell_trace`.
+inline Octree octree_of(const Tensor& nodes, const Tensor& corners, int64_t depth, double extent) {
+  STD_TORCH_CHECK(0 < depth && depth <= kMaxDepth, "depth: expected 1 to ", kMaxDepth);
+  return {data<int32_t>(nodes, "nodes", -1, 2), data<int32_t>(corners, "corners", -1, 8),
+          (int)nodes.size(0), (int)depth, (float)extent};
+}
+
+inline Decoder decoder_of(const Tensor& table, const Tensor& output) {
+  const int64_t width = output.size(0) - 1;
+  STD_TORCH_CHECK(width > 0 && width % kPadding == 0, "output: expected a multiple of ", kPadding,
+                  " weights, and one more");
+  return {data<float>(table, "table", -1, width), data<float>(output, "output", -1, 0),
+          (int)width};
+}
+
+// The results of `shell_trace`, and of `octree_trace`.
 struct Traced {
   Tensor t, sphere, normal, steps, intervals;
 

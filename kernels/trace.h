@@ -2,7 +2,7 @@
 // says where the field is to be asked next, and takes the answer. Host and device, no torch.
 #pragma once
 
-#include "intervals.h"
+#include "octree.h"
 
 namespace dss {
 
@@ -201,7 +201,7 @@ class Trace {
   }
 };
 
-// What `shell_trace` is given and fills, for n rays.
+// What `shell_trace` is given and fills, for n rays; `octree_trace` too, with voxels for spheres.
 struct Rays {
   const Point *origins, *directions; // (n, 3)
   float* t;                          // (n,) in units of the direction's length, inf: no hit
@@ -222,6 +222,19 @@ struct Rays {
     const float length = sqrtf(g.x * g.x + g.y * g.y + g.z * g.z);
     const float scale = 1 / max_of(length, 1e-12f);
     normal[i] = {g.x * scale, g.y * scale, g.z * scale};
+  }
+  // Trace a ray through an octree and store what it hits.
+  DSS_HD void trace(int64_t i, const Octree& octree, const Decoder& decoder, float probe) const {
+    const Ray ray(origins[i], directions[i]);
+    const VoxelHit found = trace_voxels(octree, ray, decoder);
+    const bool hit = found.voxel.index >= 0;
+    t[i] = hit ? found.t / ray.length : INFINITY;
+    sphere[i] = found.voxel.index;
+    normal[i] = {0, 0, 0};
+    steps[i] = found.steps;
+    intervals[i] = found.voxels;
+    if (hit)
+      store_normal(i, central_differences(octree, found.voxel, ray.at(found.t), probe, decoder));
   }
 };
 

@@ -87,8 +87,8 @@ def measure_pictures(
     """Pictures of normals of a field, or of a decoded mesh, against the truth by all protocols:
     what ssim.json holds.
 
-    By protocol, the `mean` and the metrics of all `views` of size x size pixels. The pictures go to
-    `folder`.
+    By protocol, the name of the `hit_rule`, the `mean`, and the metrics of all `views` of size x
+    size pixels. The pictures go to `folder`.
     """
     if size < SSIM_WINDOW:
         raise InputError(
@@ -105,7 +105,8 @@ def measure_pictures(
                 compare(protocol, ours, exact, size, views, folder), protocol.name, views, progress
             )
         )
-        result[protocol.name] = {"mean": mean_of(rows), "views": rows}
+        rule = protocol.rule(ours) if isinstance(ours, Field) else "as the truth"
+        result[protocol.name] = {"hit_rule": rule, "mean": mean_of(rows), "views": rows}
     return result
 
 

@@ -1,4 +1,5 @@
-"""How pictures of normals are compared: by the paper's protocol, and with the true surface."""
+"""How pictures of normals are compared: by the paper's protocol, and with the true surface
+(docs/method.md, section 9)."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -10,9 +11,9 @@ from dss.fields.base import Field
 from dss.geometry.distance import MeshDistance
 from dss.rendering.buffers import Buffers, render
 from dss.rendering.cameras import Camera, centred_cameras, paper_cameras
+from dss.rendering.hit_rules import BRACKETED, published_rule, trace_published
 from dss.rendering.images import normal_map, save_png
 from dss.rendering.mesh_buffers import Method, cached_render, render_mesh
-from dss.rendering.tracing_paper import trace_exact, trace_paper
 from dss.tables import Column
 
 # The normal that fills the pixels of a miss; it is unclear which one the paper used
@@ -26,35 +27,31 @@ COLUMNS = (
     Column("normal_error_deg", "normals (deg)", ".2f"),
     Column("depth_error", "depth", ".2e"),
     Column("seconds", "s / frame", ".2f"),
+    Column("queries", "queries / ray", ".2f"),
 )
 
 
 @dataclass(frozen=True)
 class Protocol:
-    """Cameras, and the two renderers whose pictures are compared."""
+    """Cameras, the two renderers whose pictures are compared, and the name of the rule by which the
+    rays hit a field."""
 
     name: str
     cameras: Callable[[int, int], list[Camera]]  # of size and count
     truth: Method
     render: Callable[[Field, Camera], Buffers]
+    rule: Callable[[Field], str]
 
 
-def render_paper(field: Field, camera: Camera) -> Buffers:
-    """What the paper draws of a field, by its own tracer.
-
-    A field without a shell is sphere traced plainly. Normals are central differences.
-    """
+def render_published(field: Field, camera: Camera) -> Buffers:
+    """What a method's authors draw of its field, each by their own hit rule."""
     origins, directions = camera.rays(device=field.device)
-    if field.shell is None:
-        hits = trace_exact(field.sdf, field.sdf, origins, directions)
-    else:
-        hits = trace_paper(field, origins, directions)
-    return Buffers.of(camera, directions, hits)
+    return Buffers.of(camera, directions, trace_published(field, origins, directions))
 
 
 PROTOCOLS = (
-    Protocol("paper", paper_cameras, "paper", render_paper),
-    Protocol("surface", centred_cameras, "faces", render),
+    Protocol("paper", paper_cameras, "paper", render_published, published_rule),
+    Protocol("surface", centred_cameras, "faces", render, lambda field: BRACKETED),
 )
 
 
@@ -70,7 +67,8 @@ def compare(
 
     The pictures that they are taken from show normals in the normalised frame; they go to
     folder/PROTOCOL_BACKGROUND/NNN.png and NNN_truth.png. Keys: ssim_* and psnr_* for each
-    background, those of `compare_buffers`, and `seconds` for our rendering.
+    background, those of `compare_buffers`, and `seconds` for our rendering; of a field `queries`
+    too, the mean over all rays.
     """
     for index, camera in enumerate(protocol.cameras(size, count)):
         start = time.perf_counter()
@@ -79,6 +77,8 @@ def compare(
         else:
             seen = protocol.render(ours, camera)
         row = {"seconds": time.perf_counter() - start}
+        if isinstance(ours, Field):
+            row["queries"] = float(seen.steps.mean())
         target = cached_render(truth, camera, protocol.truth)
         row |= compare_buffers(seen, target)
         for name, background in BACKGROUNDS.items():

@@ -1,23 +1,26 @@
-"""How long one view takes: the paper's algorithm in eager torch, our operators, and a cast of the
+"""How long one view takes: a published algorithm in eager torch, the operators, and a cast of the
 decoded triangles."""
 
 import ctypes
 import statistics
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from dss import ops, pipeline
+from dss.errors import InputError
 from dss.fields.base import Field
 from dss.ops import reference
 from dss.registry import load_config
 from dss.rendering.cameras import paper_cameras
+from dss.rendering.hit_rules import BRACKETED, is_compiled, trace_fastest
 from dss.rendering.isosurface import extract
 from dss.rendering.tracing import MAX_BRACKET
 from dss.rendering.tracing_paper import PaperHits, central_differences, trace_paper
+from dss.run import MeshRun, open_run
 from dss.tables import Column
 
 NETWORKS = {"1x128": "dss_1x128", "2x128": "dss_2x128", "4x128": "dss_4x128", "fast": "fast"}
@@ -33,6 +36,7 @@ COLUMNS = (
     *(Column(stage, stage, ".1f") for stage in STAGES),
     Column("total", "total ms", ".1f"),
     Column("cpu", "CPU ms", ".1f"),
+    Column("per_ray", "queries / ray", ".2f"),
     Column("rate", "Mqueries/s", ".2f"),
     Column("steps", "steps", ".2f"),
     Column("hits", "hits", ",.0f"),
@@ -54,26 +58,66 @@ def fitted_field(mesh: str, name: str, count: int, folder: Path, device: torch.d
     return pipeline.fit_run(config, folder / f"{name}_{count}", device).field.requires_grad_(False)
 
 
+def fitted_fields(
+    mesh: str, named: Iterable[tuple[str, int]], folder: Path, device: torch.device
+) -> Iterator[tuple[str, Field]]:
+    """`fitted_field` of each network and number of spheres, with a name."""
+    for name, count in named:
+        yield f"{name}, S = {count}", fitted_field(mesh, name, count, folder, device)
+
+
+def run_fields(folders: Iterable[Path], device: torch.device) -> Iterator[tuple[str, Field]]:
+    """The fields of finished runs, with their folders for names. Raises InputError."""
+    for folder in folders:
+        run = open_run(folder, device)
+        if not isinstance(run, MeshRun):
+            raise InputError(f"{folder}: a surface from photos, not a field of a mesh")
+        yield str(folder), run.field.requires_grad_(False)
+
+
 @torch.no_grad()
 def measure(field: Field, size: int) -> Iterator[tuple[str, Row]]:
     """The rows of all tracers, by name, for one view of size x size pixels; `ratio` is to the first
-    one's total."""
+    one's total, and `per_ray` the mean of the network's queries, without those for normals."""
     rays = [tensor.contiguous() for tensor in paper_cameras(size, 1)[0].rays(device=field.device)]
-    exact = (field, rays, field.owner_rule, True, False)
-    tracers = {
-        "paper in eager torch": lambda: _eager(field, rays),
-        "paper": lambda: _operator(torch.ops.dss, field, rays, "every", False, True),
-        "exact": lambda: _operator(torch.ops.dss, *exact),
-        "triangles": lambda: _triangles(field, rays),
-        "reference": lambda: _operator(reference, *exact, stages=False),
-    }
+    tracers = (_shell_tracers if field.shell else _other_tracers)(field, rays)
     first = None
     for name, tracer in tracers.items():
         row = tracer()
         first = first or row["total"]
         if row.get("queries"):
             row["rate"] = row["queries"] / row["total"] / 1e3
+            row["per_ray"] = row["queries"] / len(rays[0])
         yield name, row | {"ratio": first / row["total"]}
+
+
+def _shell_tracers(field: Field, rays: list[Tensor]) -> dict[str, Callable[[], Row]]:
+    exact = (field, rays, field.owner_rule, True, False)
+    return {
+        "paper in eager torch": lambda: _eager(field, rays),
+        "paper": lambda: _operator(torch.ops.dss, field, rays, "every", False, True),
+        "exact": lambda: _operator(torch.ops.dss, *exact),
+        "triangles": lambda: _triangles(field, rays),
+        "reference": lambda: _operator(reference, *exact, stages=False),
+    }
+
+
+def _other_tracers(field: Field, rays: list[Tensor]) -> dict[str, Callable[[], Row]]:
+    """The field's own tracer, else the common one: in eager torch and, where it is, compiled."""
+
+    def run() -> Row:
+        used, hits = timed(lambda: trace_fastest(field, *rays), field.device)
+        return used | {"queries": int(hits.steps.sum()), "hits": int(hits.hit.sum())}
+
+    def run_eagerly() -> Row:
+        with ops.eager():
+            return run()
+
+    name = field.hit_rule or BRACKETED
+    tracers = {f"{name} in eager torch": run_eagerly}
+    if is_compiled(field):
+        tracers[name] = run
+    return tracers | {"triangles": lambda: _triangles(field, rays)}
 
 
 def clock(device: torch.device) -> float:
@@ -138,16 +182,14 @@ class Stopwatch:
 
 
 class Eager(Field):
-    """A field in plain torch, as its module computes it while it is fitted; it counts what it is
-    asked."""
+    """A field in plain torch, as its module computes it while it is fitted."""
 
     def __init__(self, field: Field, stopwatch: Stopwatch):
         super().__init__(field.shell, field.owner_rule)
-        self.field, self.queries = field, 0
+        self.field = field
         self.timed = stopwatch("queries", field)
 
     def forward(self, points: Tensor, owner: Tensor | None = None) -> Tensor:
-        self.queries += len(points)
         with torch.enable_grad():  # the parameters are frozen, so nothing is recorded
             return self.timed(points, owner)
 
@@ -189,20 +231,18 @@ def _eager(field: Field, rays: list[Tensor]) -> Row:
             intervals=stopwatch("preparation", all_pairs),
             differences=stopwatch("normals", central_differences),
         )
-        runs.append((clock(field.device) - start, stopwatch.spent, eager.queries))
+        runs.append((clock(field.device) - start, stopwatch.spent))
         return hits
 
     used, hits = timed(run, field.device)
-    total, spent, queries = sorted(runs[1:] or runs, key=lambda run: run[0])[
-        max(0, len(runs) - 2) // 2
-    ]
+    total, spent = sorted(runs[1:] or runs, key=lambda run: run[0])[max(0, len(runs) - 2) // 2]
     return used | {
         "preparation": spent["preparation"],
         "query": spent["queries"] - spent["normals"],
         "stepping": total - spent["preparation"] - spent["queries"],
         "normals": spent["normals"],
         "total": total,
-        "queries": queries,
+        "queries": int(hits.steps.sum()),
         "steps": float(hits.steps.sum() / hits.marched.sum()),
         "hits": int(hits.hit.sum()),
     }

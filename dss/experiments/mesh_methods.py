@@ -4,13 +4,14 @@ published of theirs."""
 import json
 import time
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 import trimesh
 
-from dss import pipeline
+from dss import ops, pipeline
 from dss.config import read_yaml
 from dss.errors import InputError
 from dss.evaluation.geometry import evaluate
@@ -22,11 +23,14 @@ from dss.fields import Field
 from dss.geometry.distance import MeshDistance
 from dss.geometry.mesh import Mesh, load_mesh
 from dss.registry import CONFIGS, load_config
-from dss.rendering.buffers import render
+from dss.rendering.cameras import Camera
+from dss.rendering.hit_rules import is_compiled, trace_fastest
 from dss.rendering.mesh_buffers import render_mesh
+from dss.rendering.tracing import Hits
 from dss.tables import Column
 
 KIB = 1 / 1024
+WARM_UP = 32  # pixels per side of the frame before the one that is timed
 COLUMNS = (
     Column("bytes", "KiB", ".1f", KIB),
     Column("file_bytes", "file KiB", ".1f", KIB),
@@ -43,7 +47,10 @@ COLUMNS = (
     Column("thickness_mean", "thickness", ".4f"),
     Column("samples", "samples M", ".1f", 1e-6),
     Column("fit_seconds", "fit s", ".1f"),
-    Column("frame_ms", "frame ms", ".0f"),
+    Column("frame_ms", "compiled ms", ".0f"),
+    Column("queries", "queries / ray", ".2f"),
+    Column("eager_ms", "eager ms", ".0f"),
+    Column("eager_queries", "queries / ray, eager", ".2f"),
 )
 
 
@@ -85,7 +92,7 @@ class MeshMethod(ABC):
                 f"ssim_{protocol.name}": mean["ssim_white"],
                 f"mask_iou_{protocol.name}": mean["mask_iou"],
             }
-        return row | {"frame_ms": 1000 * frame_seconds(ours, settings.size)}
+        return row | frame_times(ours, settings.size)
 
 
 @dataclass(frozen=True)
@@ -173,20 +180,38 @@ def configured() -> dict[str, Fitted]:
     return {path.stem: Fitted(path.stem) for path in paths if "field" in read_yaml(path)}
 
 
-def frame_seconds(ours: Field | MeshDistance, size: int) -> float:
-    """The time of a frame, after one that warms up: of a field by sphere tracing, of a mesh by ray
-    casting."""
-    (camera,) = centred_cameras(size, 1)
-    cuda = ours.device.type == "cuda"
-    clock = time.perf_counter if cuda else time.process_time
-    for _ in range(2):
+def frame_times(ours: Field | MeshDistance, size: int) -> Row:
+    """What a frame takes, like with like: `frame_ms` by compiled code, of a field only where all of
+    it is, and of a mesh by ray casting; `eager_ms` of every field, in plain torch. Beside them the
+    network's queries per ray. A field's tracer is its own, else the common one."""
+    if isinstance(ours, MeshDistance):
+        timed = _timed(lambda camera: render_mesh(ours, camera, "faces"), size, ours.device)[0]
+        return {"frame_ms": timed}
+    row = {}
+
+    def trace(camera: Camera) -> Hits:
+        return trace_fastest(ours, *camera.rays(device=ours.device))
+
+    if is_compiled(ours):
+        row["frame_ms"], hits = _timed(trace, size, ours.device)
+        row["queries"] = float(hits.steps.float().mean())
+    with ops.eager():
+        row["eager_ms"], hits = _timed(trace, size, ours.device)
+    return row | {"eager_queries": float(hits.steps.float().mean())}
+
+
+def _timed(
+    draw: Callable[[Camera], object], size: int, device: torch.device
+) -> tuple[float, object]:
+    """Milliseconds of a frame after a small one that warms up, and what `draw` returns."""
+    clock = time.perf_counter if device.type == "cuda" else time.process_time
+    for pixels in (WARM_UP, size):
+        (camera,) = centred_cameras(pixels, 1)
         start = clock()
-        render_mesh(ours, camera, "faces") if isinstance(ours, MeshDistance) else render(
-            ours, camera
-        )
-        if cuda:
+        result = draw(camera)
+        if device.type == "cuda":
             torch.cuda.synchronize()
-    return clock() - start
+    return 1000 * (clock() - start), result
 
 
 def find(name: str, data: Path | None, place: str) -> Path:

@@ -57,6 +57,9 @@ class Field(nn.Module, ABC):
     samplings: ClassVar[tuple[str, ...]] = ("importance", "near", "oriented")
     # names of the geometry's tensors, the same in the state dict
     geometry_keys: ClassVar[tuple[str, ...]] = ()
+    # what docs/method.md, section 9, calls the rule by which its own tracer, `trace`, hits, as the
+    # method's authors published it; empty: it has none, and is traced like any other field
+    hit_rule: ClassVar[str] = ""
 
     def __init__(self, shell: DualShell | None = None, owner_rule: str = "relative"):
         super().__init__()
@@ -135,6 +138,10 @@ class Field(nn.Module, ABC):
     def network(self) -> ops.Network | None:
         """What the operators need to trace this field in one go; None where they cannot."""
         return None
+
+    def trace(self, origins: Tensor, directions: Tensor) -> ops.VoxelHits:
+        """First hits of rays, origins and unit directions (n, 3), by the rule `hit_rule`."""
+        raise NotImplementedError
 
     def gradient(self, points: Tensor) -> Tensor:
         """Gradient (n, 3) of the raw prediction at points (n, 3), owners chosen by the field."""

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from dss import ops
 from dss.config import Count, CountOrZero, Settings
 from dss.errors import InputError
 from dss.fields.base import Field, Geometry, Samples
@@ -23,6 +24,7 @@ AROUND = torch.cartesian_prod(*[torch.arange(-1, 2)] * 3)  # a cell and its neig
 DEVIATION = 0.01  # of the initial features
 PUBLISHED_DECODERS = 5  # that the paper's accounting adds, whichever level of detail it is of
 MAX_DEPTH = 8  # level of the octree: the tables that find a voxel's corners are dense
+PROBE = 1 / 192  # of the central differences that make the normals, as published
 MIN_MAGNITUDE = 1e-6  # magnitude outside the finest voxels, so that there is a sign
 
 
@@ -55,6 +57,7 @@ class NglodField(Field):
     Settings = NglodSettings
     samplings = ("importance", "near")
     geometry_keys = ("octree", "solid", "extent")
+    hit_rule = "octree"
 
     def __init__(self, settings: NglodSettings, geometry: Geometry):
         super().__init__()
@@ -63,7 +66,8 @@ class NglodField(Field):
             self.register_buffer(name, geometry[name])
         self.register_buffer("steps", torch.zeros((), dtype=torch.int64))  # of the fit so far
         depth = settings.base_level + settings.lods - 1
-        levels = octree.unpack(self.octree.cpu().numpy(), depth)[settings.base_level :]
+        masks = self.octree.cpu().numpy()
+        levels = octree.unpack(masks, depth)[settings.base_level :]
         self.voxels = [len(cells) for cells in levels]
         self.features, self.decoders = nn.ParameterList(), nn.ModuleList()
         for lod, cells in enumerate(levels):
@@ -92,6 +96,11 @@ class NglodField(Field):
         solid = np.unpackbits(self.solid.cpu().numpy(), count=count).astype(bool)
         side = np.where(np.append(False, solid)[region], -1.0, 1.0)
         self.register_buffer("side", torch.from_numpy(side).float(), persistent=False)
+        corners = rows[tuple((levels[-1][:, None] + octree.CHILDREN).T)].T
+        traced = ops.pack_octree(masks, corners, depth, self.extent.item())
+        self.register_buffer("nodes", traced.nodes, persistent=False)
+        self.register_buffer("corners", traced.corners, persistent=False)
+        self.register_buffer("cells", torch.from_numpy(levels[-1]), persistent=False)
 
     @classmethod
     def build_geometry(
@@ -151,6 +160,42 @@ class NglodField(Field):
             for lod, index, features in self._interpolated(inside, depth)
         ]
         return torch.stack(parts).sum()
+
+    def trace(self, origins: Tensor, directions: Tensor) -> ops.VoxelHits:
+        """By the published rule, in the finest voxels only (docs/method.md, section 10)."""
+        return ops.octree_trace(self.packed, self.decoder(), origins, directions, PROBE)
+
+    @property
+    def packed(self) -> ops.Octree:
+        """The octree as the operators take it."""
+        depth = self.settings.base_level + self.settings.lods - 1
+        return ops.Octree(self.nodes, self.corners, depth, self.extent.item())
+
+    @torch.no_grad()
+    def decoder(self) -> ops.Decoder:
+        """What answers in the finest voxels, as the operators take it: point and features are
+        trilinear there, and so is the first layer before its activation, which the values at the
+        corners determine."""
+        joined, levels = self._joined(), self.settings.lods
+        children = CORNERS.to(self.cells.device)
+        corners = (self.cells[:, None] + children).flatten(0, 1)
+        rows, table = self.corners.flatten().long(), self.features[-1]
+        # a corner is in several voxels, which all interpolate the same there
+        voxel = rows.new_empty(len(table)).index_copy(0, rows, torch.arange(len(rows)).to(rows))
+        place, cell = corners[voxel], self.cells[voxel // 8]
+        features = torch.zeros_like(table)
+        for lod in range(joined):
+            size = 1 << (levels - 1 - lod)  # finest voxels per voxel of this level, along an axis
+            inside = (place / size - cell // size)[:, None]
+            weights = torch.where(children > 0, inside, 1 - inside).prod(-1)
+            own = self.get_buffer(f"rows_{lod}")[(cell[:, None] // size + children).unbind(-1)]
+            features += nn.functional.embedding_bag(
+                own, self.features[lod], per_sample_weights=weights, mode="sum"
+            )
+        half = 1 << (self.settings.base_level + levels - 2)  # of the finest voxels along an axis
+        first, _, output = self.decoders[joined - 1]
+        hidden = first(torch.cat([(place / half - 1) * self.extent, features], 1))
+        return ops.Decoder(hidden, torch.cat([output.weight[0], output.bias]))
 
     def _joined(self) -> int:
         """How many levels of detail have joined the fit."""

@@ -1,4 +1,5 @@
-"""The hot operations on rays, points and shells, as torch operators `dss::shell_*`.
+"""The hot operations on rays, points and shells, as torch operators `dss::shell_*`; and on rays in
+an octree (octree.py).
 
 Each one has a slow and obvious reference in plain torch (dss/ops/reference.py). It runs until the
 same mathematics, in C++ or CUDA, is compiled for the device (kernels/), which happens at the first
@@ -17,7 +18,15 @@ import torch
 from torch import Tensor
 
 from dss.errors import InputError
-from dss.ops import reference, registration
+from dss.ops import registration
+from dss.ops.calls import call, check
+from dss.ops.calls import eager as eager
+from dss.ops.calls import is_eager as is_eager
+from dss.ops.octree import Decoder as Decoder
+from dss.ops.octree import Octree as Octree
+from dss.ops.octree import VoxelHits as VoxelHits
+from dss.ops.octree import octree_trace as octree_trace
+from dss.ops.octree import pack_octree as pack_octree
 from dss.ops.tree import build_tree
 
 # every: each sphere is asked along the ray's whole way through it (the paper).
@@ -98,10 +107,10 @@ def pack(centers: Tensor, inner_radii: Tensor, outer_radii: Tensor) -> Shell:
     """
     if centers.dtype not in (torch.float32, torch.float64):
         raise InputError(f"pack: centers must be torch.float32, got {centers.dtype}")
-    _check("pack", "centers", centers, (None, 3), centers)
+    check("pack", "centers", centers, (None, 3), centers)
     count = len(centers)
     for name, radii in (("inner_radii", inner_radii), ("outer_radii", outer_radii)):
-        _check("pack", name, radii, (count,), centers)
+        check("pack", name, radii, (count,), centers)
     if count == 0:
         raise InputError("pack: centers must hold at least one sphere, got none")
     spheres = torch.cat([centers, inner_radii[:, None], outer_radii[:, None]], 1).detach()
@@ -124,7 +133,7 @@ def shell_intervals(
     """
     rays = _rays("shell_intervals", shell, origins, directions)
     rule = _rule("shell_intervals", rule, RULES)
-    return Intervals(*_call("shell_intervals", *shell, *rays, rule))
+    return Intervals(*call("shell_intervals", *shell, *rays, rule))
 
 
 @torch.no_grad()
@@ -135,7 +144,7 @@ def shell_owner(shell: Shell, points: Tensor, rule: str) -> Tensor:
     `relative`: the one with the smallest |x - c| / r_out.
     """
     points = _points("shell_owner", shell, points)
-    return _call("shell_owner", *shell, points, _rule("shell_owner", rule, RULES[1:]))
+    return call("shell_owner", *shell, points, _rule("shell_owner", rule, RULES[1:]))
 
 
 @torch.no_grad()
@@ -145,7 +154,7 @@ def shell_union_sdf(shell: Shell, points: Tensor, inner: bool) -> tuple[Tensor, 
 
     Inside the union it is a bound: the union's surface is at least as far away.
     """
-    return _call("shell_union_sdf", *shell, _points("shell_union_sdf", shell, points), inner)
+    return call("shell_union_sdf", *shell, _points("shell_union_sdf", shell, points), inner)
 
 
 @torch.no_grad()
@@ -155,13 +164,13 @@ def shell_field(
     """The prediction (n,) float32 at points (n, 3) float32 of their owners (n,) int64, and its
     gradient (n, 3), which is empty unless asked for."""
     points = _points("shell_field", shell, points)
-    owner = _check("shell_field", "owner", owner, (len(points),), shell.spheres, torch.int64)
+    owner = check("shell_field", "owner", owner, (len(points),), shell.spheres, torch.int64)
     if not owner.is_cuda and len(owner):
         low, high, count = int(owner.min()), int(owner.max()), len(shell.spheres)
         if low < 0 or high >= count:
             raise InputError(f"shell_field: owner must be 0 to {count - 1}, got {low} to {high}")
     arguments = (*_network("shell_field", shell, network), points, owner, gradient)
-    return _call("shell_field", shell.spheres, *arguments, plain=_too_large(network))
+    return call("shell_field", shell.spheres, *arguments, plain=_too_large(network))
 
 
 @torch.no_grad()
@@ -175,7 +184,7 @@ def shell_sdf(shell: Shell, network: Network, points: Tensor, rule: str) -> Tens
     points = _points("shell_sdf", shell, points)
     rule = _rule("shell_sdf", rule, RULES[1:])
     network = _network("shell_sdf", shell, network)
-    return _call("shell_sdf", *shell, *network, points, rule, plain=_too_large(network))
+    return call("shell_sdf", *shell, *network, points, rule, plain=_too_large(network))
 
 
 @torch.no_grad()
@@ -197,21 +206,10 @@ def shell_trace(
     network = _network("shell_trace", shell, network)
     options = (_rule("shell_trace", rule, RULES), exact, everywhere, tolerance)
     plain = _too_large(network)
-    return Traced(*_call("shell_trace", *shell, *network, *rays, *options, plain=plain))
+    return Traced(*call("shell_trace", *shell, *network, *rays, *options, plain=plain))
 
 
-# ------------------------------------------------------------------------------- calls and checks
-
-
-def _call(name: str, *arguments: object, plain: bool = False) -> tuple[Tensor, ...] | Tensor:
-    """Run an operator, or its reference for float64 and where `plain` says so. The first argument
-    is the shell's spheres."""
-    if plain or arguments[0].dtype == torch.float64:
-        return getattr(reference, name)(*arguments)
-    from kernels import build  # here, so that `import dss` needs no compiler
-
-    build.load()
-    return getattr(torch.ops.dss, name).default(*arguments)
+# ------------------------------------------------------------------------------------------ checks
 
 
 def _too_large(network: Network) -> bool:
@@ -220,35 +218,13 @@ def _too_large(network: Network) -> bool:
     return network.table.is_cuda and (width > 128 or octaves > 10)
 
 
-def _check(
-    op: str, name: str, value: Tensor, shape: tuple[int | None, ...], like: Tensor,
-    dtype: torch.dtype | None = None,
-) -> Tensor:  # fmt: skip
-    """`value`, contiguous. Raises InputError unless it has the shape (None: any size), the dtype
-    (None: that of `like`) and the device of `like`."""
-    if not isinstance(value, Tensor):
-        raise InputError(f"{op}: {name} must be a tensor, got {type(value).__name__}")
-    dtype = dtype or like.dtype
-    if value.dtype != dtype:
-        raise InputError(f"{op}: {name} must be {dtype}, got {value.dtype}")
-    sizes = zip(shape, value.shape, strict=False)
-    if value.dim() != len(shape) or any(size not in (None, got) for size, got in sizes):
-        expected = ", ".join("n" if size is None else str(size) for size in shape)
-        got = tuple(value.shape)
-        raise InputError(f"{op}: {name} must have the shape ({expected}), got {got}")
-    if value.device != like.device:
-        device = like.device
-        raise InputError(f"{op}: {name} must be on {device} like the shell, got {value.device}")
-    return value.detach().contiguous()
-
-
 def _points(op: str, shell: Shell, points: Tensor) -> Tensor:
-    return _check(op, "points", points, (None, 3), shell.spheres)
+    return check(op, "points", points, (None, 3), shell.spheres)
 
 
 def _rays(op: str, shell: Shell, origins: Tensor, directions: Tensor) -> tuple[Tensor, Tensor]:
-    origins = _check(op, "origins", origins, (None, 3), shell.spheres)
-    return origins, _check(op, "directions", directions, (len(origins), 3), shell.spheres)
+    origins = check(op, "origins", origins, (None, 3), shell.spheres)
+    return origins, check(op, "directions", directions, (len(origins), 3), shell.spheres)
 
 
 def _rule(op: str, rule: str, known: tuple[str, ...]) -> int:
@@ -269,7 +245,7 @@ def _network(op: str, shell: Shell, network: Network) -> Network:
         ("network.table", network.table, (len(shell.spheres), width)),
         ("network.weights", network.weights, weights),
     ):
-        _check(op, name, value, shape, shell.spheres)
+        check(op, name, value, shape, shell.spheres)
         if not value.is_cuda and not value.isfinite().all():
             count = int((~value.isfinite()).sum())
             raise InputError(f"{op}: {name} must be finite, got NaN or infinity in {count} places")

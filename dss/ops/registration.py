@@ -1,19 +1,22 @@
-"""Registration of the operators `dss::shell_*` with torch: schemas, shapes, and the reference.
+"""Registration of the operators `dss::*` with torch: schemas, shapes, and the references.
 
-The reference (dss/ops/reference.py) is an operator's kernel on every device until a compiled
-library brings a faster one (kernels/build.py).
+The reference (dss/ops/reference.py, octree_reference.py) is an operator's kernel on every device
+until a compiled library brings a faster one (kernels/build.py).
 """
 
 from collections.abc import Callable
 
 import torch
 
-from dss.ops import reference
+from dss.ops import octree_reference, reference
 
 SHELL = "Tensor spheres, Tensor tree"
 NETWORK = "Tensor table, Tensor weights, int[] sizes, float frequency, bool half"
+OCTREE = "Tensor nodes, Tensor corners, int depth, float extent"
 RAYS = "Tensor origins, Tensor directions"
 FIVE_TENSORS = "(Tensor, Tensor, Tensor, Tensor, Tensor)"
+
+references: dict[str, Callable] = {}  # by the operators' names
 
 
 def register_all() -> None:
@@ -35,14 +38,22 @@ def register_all() -> None:
         f" -> {FIVE_TENSORS}",
         _trace,
     )
+    _register(
+        "octree_trace",
+        f"({OCTREE}, Tensor table, Tensor output, {RAYS}, float probe) -> {FIVE_TENSORS}",
+        _octree_trace,
+        octree_reference.octree_trace,
+    )
 
 
-def _register(name: str, schema: str, fake: Callable) -> None:
+def _register(name: str, schema: str, fake: Callable, plain: Callable | None = None) -> None:
+    references[name] = plain or getattr(reference, name)
+
     def backward(ctx, *_):
         raise RuntimeError(f"{name} is not differentiable; a field is, through its forward")
 
     torch.library.define(f"dss::{name}", schema)
-    torch.library.impl(f"dss::{name}", "CompositeExplicitAutograd", getattr(reference, name))
+    torch.library.impl(f"dss::{name}", "CompositeExplicitAutograd", references[name])
     torch.library.register_fake(f"dss::{name}", fake)
     torch.library.register_autograd(f"dss::{name}", backward)
 
@@ -72,6 +83,14 @@ def _sdf(spheres, tree, table, weights, sizes, frequency, half, points, rule):
     return points.new_empty(len(points))
 
 
+def _octree_trace(nodes, corners, depth, extent, table, output, origins, *_):
+    return _hits(origins)
+
+
 def _trace(spheres, tree, table, weights, sizes, frequency, half, origins, *_):
+    return _hits(origins)
+
+
+def _hits(origins):
     n, new, int32, int64 = len(origins), origins.new_empty, torch.int32, torch.int64
     return new(n), new(n, dtype=int64), new(n, 3), new(n, dtype=int32), new(n, dtype=int32)

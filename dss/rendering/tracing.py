@@ -46,7 +46,7 @@ def trace(field: Field, origins: Tensor, directions: Tensor) -> Hits:
     between two queries which both see the outside is missed; an exact distance never steps over one
     thicker than MIN_STEP.
     """
-    network = field.network()
+    network = None if ops.is_eager() else field.network()
     if network is not None:
         return _fused(field, network, origins, directions)
     chunks = zip(origins.split(MAX_RAYS), directions.split(MAX_RAYS), strict=True)

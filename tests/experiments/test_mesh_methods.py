@@ -5,7 +5,9 @@ import torch
 
 from dss.errors import InputError
 from dss.experiments.compare import EvalSettings, measure
-from dss.experiments.mesh_methods import Draco, find, frame_seconds
+from dss.experiments.mesh_methods import Draco, find, frame_times
+from dss.fields import build
+from dss.fields.neural_implicit import NeuralImplicitSettings
 from dss.geometry.distance import MeshDistance
 from dss.geometry.mesh import load_mesh
 from dss.run import open_run
@@ -23,9 +25,14 @@ def test_simplified_draco_keeps_its_share(tmp_path, ball, fewer_points, cache):
     assert row["fit_seconds"] > 0 and 0.9 < row["mask_iou_paper"] <= 1
 
 
-def test_a_frame_takes_time(ball_run, box):
-    field, mesh = open_run(ball_run).field, MeshDistance(box.vertices, box.faces)
-    assert frame_seconds(field, 16) > 0 and frame_seconds(mesh, 16) > 0
+def test_a_frame_is_timed_like_with_like(ball_run, box):
+    """Compiled times only where all is compiled, eager ones of every field, queries beside each."""
+    shelled, mesh = open_run(ball_run).field, MeshDistance(box.vertices, box.faces)
+    plain = build(NeuralImplicitSettings(layers=1, width=8), {})
+    compiled, eager = {"frame_ms", "queries"}, {"eager_ms", "eager_queries"}
+    row = frame_times(shelled, 16)
+    assert row.keys() == compiled | eager and min(row.values()) > 0
+    assert frame_times(plain, 16).keys() == eager and frame_times(mesh, 16).keys() == {"frame_ms"}
 
 
 def test_data_is_a_file_or_a_name_in_the_folder_of_data_sets(tmp_path, monkeypatch):
