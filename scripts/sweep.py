@@ -54,13 +54,14 @@ def main() -> None:
     for outcome in sweep(config, meshes, args.out, executor, args.retry, terminal, **how):
         outcomes.append(outcome)
     terminal.close()
-    rows = {outcome.mesh: outcome.metrics for outcome in outcomes if outcome.status in FITTED}
+    fitted = [outcome for outcome in outcomes if outcome.status in FITTED]
+    rows = {each.mesh: each.numbers for each in fitted}
     if rows:
         print(table(rows | {"mean": mean_of(rows.values())} if len(rows) > 1 else rows, COLUMNS))
     statuses = count(outcomes)
     print(", ".join(f"{name} {number}" for name, number in statuses.items() if number))
     print(f"next: look at {args.out / 'status.csv'}")
-    if len(rows) < len(outcomes):
+    if len(fitted) < len(outcomes):
         sys.exit(2)
 
 

@@ -132,7 +132,7 @@ def _grid(rows: int, columns: int) -> np.ndarray:
     below, right = (i + 1) % rows, (j + 1) % columns
     a, b = i * columns + j, below * columns + j
     c, d = below * columns + right, i * columns + right
-    return np.concatenate([np.stack([a, b, c], 1), np.stack([a, c, d], 1)])
+    return np.concatenate([np.stack([a, c, b], 1), np.stack([a, d, c], 1)])
 
 
 def _plate(generator: np.random.Generator) -> trimesh.Trimesh:

@@ -63,8 +63,8 @@ class LocalExecutor(ThreadPoolExecutor):
         super().__init__(places, "sweep")
         self.stopping = threading.Event()
 
-    def submit(self, function: Callable[..., Result], job: Any) -> Future[Result]:
-        return super().submit(function, job, self.stopping.is_set)
+    def submit(self, function: Callable[..., Result], *arguments: Any) -> Future[Result]:
+        return super().submit(function, *arguments, stopping=self.stopping.is_set)
 
     def __exit__(self, *_: object) -> None:
         self.stopping.set()  # where Ctrl-C ends the sweep, meshes are still worked on
@@ -95,8 +95,8 @@ class RayExecutor(Executor):
         self.lost += (ray.exceptions.OutOfMemoryError, ray.exceptions.NodeDiedError)
         self.options = {"num_cpus": cpus, "num_gpus": gpus, "memory": memory and int(memory)}
 
-    def submit(self, function: Callable[..., Result], job: Any) -> Future[Result]:
-        return self.ray.remote(**self.options)(function).remote(job).future()
+    def submit(self, function: Callable[..., Result], *arguments: Any) -> Future[Result]:
+        return self.ray.remote(**self.options)(function).remote(*arguments).future()
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         """Leave the cluster, which ends the tasks that are left."""

@@ -36,7 +36,7 @@ from dss.tables import write_json
 
 POLL = 0.1  # seconds between looks at a process
 NOTE_EVERY = 1.0  # seconds between notes within a stage
-LAST_LINES = 10  # of a process that crashed
+LAST_LINES = 20  # of a process that crashed
 MAX_REASON = 2000  # characters of them
 TRIES = 2  # processes for a mesh that dies by a signal, which may not have been its own fault
 # Imported once, before the processes part: it takes longer than many a fit.
@@ -86,9 +86,7 @@ Work = Callable[[Job, int], Outcome]
 
 
 def supervise(
-    job: Job,
-    stopping: Callable[[], bool] = lambda: False,
-    work: Work | None = None,
+    job: Job, work: Work | None = None, stopping: Callable[[], bool] = lambda: False
 ) -> Outcome | None:
     """How the mesh ended, in a process of its own that goes on where an earlier one stopped.
 
@@ -199,14 +197,13 @@ def _watched(job: Job, attempt: int, stopping: Callable[[], bool], work: Work) -
         process.start()
     start, limit, reason, memory = time.monotonic(), "", "", 0
     while True:
+        now, peak = _memory_of(process.pid)
+        memory, seconds = max(memory, peak), time.monotonic() - start
         wait([process.sentinel], POLL)
         with STARTING:
             code = process.exitcode
-        seconds = time.monotonic() - start
         if code is not None:
             return End(code, limit, reason, seconds, memory)
-        now, peak = _memory_of(process.pid)
-        memory = max(memory, peak)
         if limit:
             continue
         if stopping():
@@ -284,4 +281,6 @@ def _system_kills() -> int:
 
 def _last_lines(path: Path) -> list[str]:
     text = path.read_text("utf-8", "replace") if path.is_file() else ""
-    return [line for line in text.splitlines() if line.strip()][-LAST_LINES:]
+    lines = [line for line in text.splitlines() if line.strip()]
+    # Python's own report of a crash ends with hundreds of names
+    return [line for line in lines if not line.startswith("Extension modules: ")][-LAST_LINES:]

@@ -40,6 +40,11 @@ class Outcome:
     metrics: dict[str, Any] = field(default_factory=dict)  # as eval.py's
     host: str = ""
 
+    @property
+    def numbers(self) -> dict[str, float]:
+        """The metrics that are numbers, and finite."""
+        return {key: value for key, value in self.metrics.items() if isinstance(value, int | float)}
+
 
 COLUMNS = tuple(column.name for column in fields(Outcome))
 NESTED = {column.name for column in fields(Outcome) if get_origin(column.type)}  # stored as JSON

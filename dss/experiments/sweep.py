@@ -21,7 +21,7 @@ import yaml
 from dss.config import Config
 from dss.errors import InputError, listed
 from dss.experiments.executors import LocalExecutor, RayExecutor
-from dss.experiments.mesh_process import Job, supervise
+from dss.experiments.mesh_process import Job, Work, supervise, work_on
 from dss.experiments.status import FITTED, Outcome, StatusTable, count, write_status
 from dss.files import is_file
 from dss.log import Log
@@ -39,13 +39,15 @@ def sweep(
     executor: LocalExecutor | RayExecutor,
     retry: Collection[str] = (),
     progress: Progress = silent,
+    work: Work = work_on,
     **how: Any,
 ) -> Iterator[Outcome]:
     """Fit and measure each mesh in the run folder out/MESH, and yield how each ends, as it does.
 
-    A mesh that has ended already is not touched again, unless its status is one of `retry`; such
-    meshes come first. `how` are the fields of `Job` from `device` on. The executor is shut down at
-    the end. Raises InputError where the folder holds another sweep, or one that is going on.
+    A mesh that has ended already is not touched again, unless its status is one of `retry`; they
+    come last. `work` is done to each; `how` are the fields of `Job` from `device` on. The
+    executor is shut down at the end. Raises InputError where the folder holds another sweep, or one
+    that is going on.
     """
     names = _names(meshes)
     out.mkdir(parents=True, exist_ok=True)
@@ -68,23 +70,25 @@ def sweep(
 
         facts = {"config": config.model_dump(), "out": str(out), "cwd": str(Path.cwd())} | how
         jobs = [Job(mesh=name, path=str(path), **facts) for name, path in left.items()]
-        futures = {executor.submit(supervise, job): job for job in jobs}
+        futures = {executor.submit(supervise, job, work): job for job in jobs}
         start = written = time.monotonic()
-        with Log(out, "sweep", len(names), progress) as log:
-            for done, future in enumerate(as_completed(futures), 1):
-                outcome = _outcome(future, futures[future], executor.lost)
-                table.append(outcome)
-                if outcome.status != "crashed":
-                    shutil.rmtree(out / ".work" / outcome.mesh, ignore_errors=True)
-                ended[outcome.mesh] = outcome
-                rates = _rates(ended, done, len(jobs), time.monotonic() - start)
-                progress(Event(outcome.status, 1, 1, _line(outcome, rates, len(names))))
-                log.scalars(len(ended), rates)
-                if time.monotonic() - written > WRITE_EVERY:
-                    write_status(out, table.outcomes().values())
-                    written = time.monotonic()
-                yield outcome
-        write_status(out, table.outcomes().values())
+        try:
+            with Log(out, "sweep", len(names), progress) as log:
+                for done, future in enumerate(as_completed(futures), 1):
+                    outcome = _outcome(future, futures[future], executor.lost)
+                    table.append(outcome)
+                    if outcome.status != "crashed":
+                        shutil.rmtree(out / ".work" / outcome.mesh, ignore_errors=True)
+                    ended[outcome.mesh] = outcome
+                    rates = _rates(ended, done, len(jobs), time.monotonic() - start)
+                    progress(Event(outcome.status, 1, 1, _line(outcome, rates, len(names))))
+                    log.scalars(len(ended), rates)
+                    if time.monotonic() - written > WRITE_EVERY:
+                        write_status(out, table.outcomes().values())
+                        written = time.monotonic()
+                    yield outcome
+        finally:
+            write_status(out, table.outcomes().values())
 
 
 def _names(meshes: list[Path]) -> dict[str, Path]:

@@ -114,9 +114,9 @@ def load_mesh(path: Path | str, radius: float = 0.9, repair: Repair = "none") ->
     vertices, faces, report = _clean((vertices - middle) / size, faces, listed, path)
     for step in STEPS[repair]:
         vertices, faces, note = step(vertices, faces, path)
-        vertices, faces, after = _clean(vertices, faces, len(vertices), path)
-        notes = (*report.repairs, note, *after.repairs)
-        report = replace(after, repairs=tuple(filter(None, notes)))
+        if note:
+            vertices, faces, after = _clean(vertices, faces, len(vertices), path)
+            report = replace(after, repairs=(*report.repairs, note, *after.repairs))
 
     center, reach = enclosing_ball(vertices)
     similarity = Similarity(tuple((middle + size * center).tolist()), size * reach / radius)

@@ -18,6 +18,7 @@ from dss.errors import InputError
 
 Repair = Literal["none", "holes", "solid"]
 MAX_HOLE = 1_000_000  # edges around a hole
+ROUNDS = 4  # what MeshLab makes of a hole that meets itself at a vertex may leave smaller ones
 INSIDE = 0.5  # share of a void that lies in the body that it belongs to
 
 
@@ -83,7 +84,8 @@ def unite(vertices: np.ndarray, faces: np.ndarray, path: str) -> tuple[np.ndarra
     return mesh.vert_properties[:, :3], result, _became(note, len(faces), len(result))
 
 
-STEPS = {"none": (), "holes": (close_holes,), "solid": (close_holes, unite)}
+CLOSE = (close_holes,) * ROUNDS
+STEPS = {"none": (), "holes": CLOSE, "solid": (*CLOSE, unite)}
 
 
 def _became(what: str, before: int, after: int) -> str:
