@@ -13,7 +13,7 @@ import signal
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, NoReturn, TypeVar
 
 from dss.errors import InputError
 from dss.progress import Event
@@ -21,6 +21,8 @@ from dss.progress import Event
 if TYPE_CHECKING:
     import torch
     from tqdm import tqdm
+
+Number = TypeVar("Number", int, float)
 
 INTERRUPTED = "interrupted; the same command resumes"
 # What the system says of writing where nobody reads, to a full disk, and the like
@@ -54,6 +56,19 @@ def pick_device(name: str) -> "torch.device":
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     return torch.device(name)
+
+
+def positive(kind: type[Number]) -> Callable[[str], Number]:
+    """For `type=` of an option: its value as a number of this kind, which must be above 0."""
+
+    def number(text: str) -> Number:
+        value = kind(text)
+        if not 0 < value < float("inf"):
+            raise ValueError
+        return value
+
+    number.__name__ = f"positive {kind.__name__}"  # argparse says "invalid ... value"
+    return number
 
 
 def given(args: argparse.Namespace, *names: str) -> dict[str, object]:
@@ -154,11 +169,15 @@ def _code_of(main: Callable[[], None]) -> int | str | None:
             raise
         return _code_of_refusal(error)
     except (MemoryError, RuntimeError) as error:
-        # torch raises RuntimeError, on a GPU a kind of it
-        if not isinstance(error, MemoryError) and "allocate" not in str(error):
+        if not is_out_of_memory(error):
             raise
         return _fail("not enough memory for this; choose smaller sizes, or a larger machine")
     return 0
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """Whether an exception says so. torch raises RuntimeError, on a GPU a kind of it."""
+    return isinstance(error, MemoryError) or "allocate" in str(error)
 
 
 def _code_of_refusal(error: OSError) -> int:

@@ -73,6 +73,11 @@ class MeshSettings(Section):
     )
     # The smallest enclosing ball gets this radius; a much smaller one would drown in rounding.
     radius: Annotated[Positive, Field(ge=0.01, le=1)] = 0.9
+    # What is mended before the fit, see geometry/repair.py. The default is not written into run
+    # folders, which are what they were before there was this setting.
+    repair: Annotated[
+        Literal["none", "holes", "solid"], Field(exclude_if=lambda value: value == "none")
+    ] = "none"
 
 
 class SpheresSettings(Section):

@@ -138,7 +138,7 @@ def _geometry_of(
     from dss.geometry.mesh import load_mesh
     from dss.geometry.sides import shares
 
-    mesh = load_mesh(config.mesh.path, config.mesh.radius)
+    mesh = load_mesh(config.mesh.path, config.mesh.radius, config.mesh.repair)
     distance = MeshDistance(mesh.vertices, mesh.faces, device)
     surface = shares(distance)
     progress(Event("mesh", 1, 1, "; ".join(filter(None, [str(mesh.report), surface.note]))))
@@ -182,9 +182,13 @@ def _prepare_cloud(
 
     path, settings = config.mesh.path, config.samples
     if is_cloud(path):
+        if config.mesh.repair != "none":
+            reason = f"mesh.repair={config.mesh.repair}: {path} is a point cloud"
+            raise InputError(f"{reason}; only meshes are repaired, so leave it out")
         cloud = load_points(path, config.mesh.radius, settings.normals)
     else:
-        cloud = sample_points(load_mesh(path, config.mesh.radius), settings.points, config.seed)
+        mesh = load_mesh(path, config.mesh.radius, config.mesh.repair)
+        cloud = sample_points(mesh, settings.points, config.seed)
     kind = "estimated" if cloud.estimated else "given"
     progress(Event("cloud", 1, 1, f"{len(cloud.points):,} points, {kind} normals"))
     source = Source(path, cloud.sha256, cloud.similarity)

@@ -55,7 +55,7 @@ def check(config: Config) -> None:
                 f"samples.method={method}: {reason}; for field.method={field} choose "
                 f"{' or '.join(known)}"
             )
-    memory = _memory()
+    memory = machine_memory()
     for names, size in _sizes(config).items():
         if size > memory:
             raise InputError(
@@ -81,7 +81,7 @@ def _sizes(config: Config) -> dict[str, int]:
     }
 
 
-def _memory() -> int:
+def machine_memory() -> int:
     """Bytes of memory that the machine has, or the container."""
     size = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     with suppress(OSError, ValueError):  # without a limit there is no such file, or "max" in it

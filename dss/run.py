@@ -104,7 +104,7 @@ class MeshRun:
         if fitted_to_cloud:
             truth = load_points(path, radius, self.config.samples.normals)
         else:
-            truth = load_mesh(path, radius)
+            truth = load_mesh(path, radius, self.config.mesh.repair)
         if truth.sha256 != self.source.sha256:
             kind = "points" if fitted_to_cloud else "mesh"
             raise InputError(

@@ -1,21 +1,24 @@
 """Download Thingi10K models as PLY files: by default the 32 of NGLOD's "Thingi32", else those that
-ids or filters choose.
+ids or filters choose, or `all` of them.
 
     pip install -c constraints.txt -e '.[thingi10k]'
     python scripts/download_thingi10k.py
     python scripts/download_thingi10k.py 53159 76277
     python scripts/download_thingi10k.py solid=true num_components=1 num_facets=10000:60000
       license='public domain'
+    python scripts/download_thingi10k.py all
 
 The `thingi10k` package fetches the whole collection once (gigabytes, into the Hugging Face cache:
 HF_HOME chooses where); the chosen models are then written as ID.ply, in their own units, and
-ID.json: name, author and licence. Files that exist are kept, so the same command resumes.
+ID.json: name, author and licence. Files that exist are kept, so the same command resumes. A model
+that cannot be read is named at the end, and the others are written.
 """
 
 import argparse
 import difflib
 import inspect
 import json
+import zipfile
 from collections.abc import Callable, Collection, Iterable
 from pathlib import Path
 from typing import Any
@@ -25,7 +28,7 @@ import trimesh
 from tqdm import tqdm
 
 from dss import cli
-from dss.errors import InputError
+from dss.errors import InputError, listed
 from dss.files import replacing
 
 THINGI32 = (
@@ -43,7 +46,7 @@ def main() -> None:
     parser.add_argument(
         "choice",
         nargs="*",
-        help="ids, and filters of thingi10k.dataset as name=value; ranges are low:high",
+        help="ids, filters of thingi10k.dataset as name=value (ranges are low:high), or all",
     )
     parser.add_argument(
         "--out",
@@ -72,12 +75,14 @@ def main() -> None:
 
 
 def parse(words: Iterable[str], names: Collection[str]) -> tuple[list[int], dict[str, Any]]:
-    """Ids and filters of the command line. No words at all mean Thingi32.
+    """Ids and filters of the command line. No words mean Thingi32, and `all` means no filter.
 
     Values: true or false, a number, a range low:high of which one end may be missing, else text.
     Raises InputError on a filter that is not among `names`, and on a word that is neither.
     """
     ids, filters = [], {}
+    if (words := list(words)) == ["all"]:
+        return ids, filters
     for word in words:
         name, equals, value = word.partition("=")
         if word.isdecimal():
@@ -111,25 +116,31 @@ def export(
     exist.
 
     `load` maps an entry's file_path to vertices (v, 3) and faces (f, 3). Raises InputError where
-    the collection lacks one of `ids`, or has nothing that matches, after writing the others.
+    the collection lacks one of `ids`, or has nothing that matches, or holds one that cannot be
+    read, after writing the others.
     """
     if not len(entries):
         raise InputError("no model of Thingi10K matches; relax the filters")
+    unreadable = set()
     for entry in tqdm(entries, unit="model", disable=None):
         target = folder / f"{entry['file_id']}.ply"
         if not target.exists():
-            vertices, faces = load(entry["file_path"])
+            try:
+                vertices, faces = load(entry["file_path"])
+            except (OSError, ValueError, KeyError, zipfile.BadZipFile):
+                unreadable.add(entry["file_id"])
+                continue
             with replacing(target.with_suffix(".json")) as temporary:
                 temporary.write_text(
                     json.dumps({fact: entry[fact] for fact in FACTS}, indent=2) + "\n"
                 )
             with replacing(target) as temporary:
                 trimesh.Trimesh(vertices, faces, process=False).export(temporary)
-    missing = set(ids) - {entry["file_id"] for entry in entries}
+    missing = unreadable | (set(ids) - {entry["file_id"] for entry in entries})
     if missing:
         raise InputError(
-            f"Thingi10K has no usable model {', '.join(map(str, sorted(missing)))}; the others "
-            f"are in {folder}"
+            f"Thingi10K has no usable model {listed([*map(str, sorted(missing))])}; the others are "
+            f"in {folder}"
         )
 
 

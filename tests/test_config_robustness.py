@@ -151,7 +151,7 @@ MACHINE = 24 * 10**9  # bytes
     ],
 )
 def test_what_cannot_work_is_refused_when_it_is_read(monkeypatch, name, override, message):
-    monkeypatch.setattr("dss.registry._memory", lambda: MACHINE)
+    monkeypatch.setattr("dss.registry.machine_memory", lambda: MACHINE)
     start = time.perf_counter()
     with pytest.raises(InputError) as caught:
         load_config(name, override.split())
@@ -160,12 +160,12 @@ def test_what_cannot_work_is_refused_when_it_is_read(monkeypatch, name, override
 
 
 def test_the_machine_has_memory():
-    assert 10**8 < registry._memory() < 10**15
+    assert 10**8 < registry.machine_memory() < 10**15
 
 
 def test_what_ships_fits(monkeypatch):
     """What is known to be needed is an estimate from below."""
-    monkeypatch.setattr("dss.registry._memory", lambda: 2 * 10**9)
+    monkeypatch.setattr("dss.registry.machine_memory", lambda: 2 * 10**9)
     for path in registry.CONFIGS.glob("*.yaml"):
         config = load_config(path)
         if isinstance(config, MeshConfig) and not METHODS[config.field.method].geometry_keys:

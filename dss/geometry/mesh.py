@@ -7,7 +7,7 @@ import textwrap
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import miniball
@@ -19,6 +19,7 @@ from dss.errors import InputError
 from dss.files import is_file, unicode_name
 from dss.geometry.orientation import inverted
 from dss.geometry.polygons import OBJ_POLYGON, OFF_POLYGON, read_obj, read_off, read_ply
+from dss.geometry.repair import STEPS, Repair
 from dss.geometry.similarity import Similarity
 
 FORMATS = "obj, stl, ply, off, glb or 3mf"
@@ -75,13 +76,15 @@ class Mesh:
     sha256: str  # of the file's bytes; of the arrays for the generated mesh
 
 
-def load_mesh(path: Path | str, radius: float = 0.9) -> Mesh:
+def load_mesh(path: Path | str, radius: float = 0.9, repair: Repair = "none") -> Mesh:
     """Load, clean and normalise a mesh file, or `demo`, the generated mesh.
 
     Any format that trimesh reads will do. Scenes are merged and polygons triangulated; duplicate
     vertices, coincident faces and faces without area are removed. The faces of a manifold mesh are
     oriented alike, and bodies that are inside out are turned. The smallest enclosing ball gets the
     given `radius`. Raises InputError on a file that is not a mesh, or that encloses no volume.
+    Holes, and overlapping bodies, are left as they are unless `repair` says otherwise
+    (dss/geometry/repair.py); the report then says what was done.
     """
     path = str(path)
     if not 0 < radius <= 1:
@@ -109,6 +112,11 @@ def load_mesh(path: Path | str, radius: float = 0.9) -> Mesh:
         reason = f"the vertices span {2 * size:g}, too little or too much to compute with"
         raise InputError(f"{path}: {reason}; scale the mesh")
     vertices, faces, report = _clean((vertices - middle) / size, faces, listed, path)
+    for step in STEPS[repair]:
+        vertices, faces, note = step(vertices, faces, path)
+        if note:
+            vertices, faces, after = _clean(vertices, faces, len(vertices), path)
+            report = replace(after, repairs=(*report.repairs, note, *after.repairs))
 
     center, reach = enclosing_ball(vertices)
     similarity = Similarity(tuple((middle + size * center).tolist()), size * reach / radius)

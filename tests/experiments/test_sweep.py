@@ -1,14 +1,16 @@
 """Many meshes with one configuration."""
 
+import csv
+import functools
 import json
-import sys
-from functools import partial
+from dataclasses import replace
 
 import pytest
 import yaml
 
-from dss.evaluation.measure import measure_run
-from dss.experiments.sweep import sweep
+from dss.experiments.collection import DEFECTS, REFUSED, collection
+from dss.experiments.mesh_process import Job, work_on
+from dss.experiments.status import FITTED, read_status
 from dss.registry import load_config
 
 TINY = {
@@ -18,51 +20,98 @@ TINY = {
 }
 
 
-@pytest.fixture(autouse=True)
-def coarse(monkeypatch, fewer_points):
-    """Meshes of few faces, which is faster."""
-    module = sys.modules["dss.experiments.sweep"]
-    monkeypatch.setattr(module, "measure_run", partial(measure_run, resolution=32))
-
-
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory, box):
-    """A configuration, and three meshes of which bad.ply is none."""
+    """A configuration, and two meshes of which bad.ply is none."""
     folder = tmp_path_factory.mktemp("sweep")
     (folder / "tiny.yaml").write_text(yaml.safe_dump(TINY))
     box.export(folder / "one.ply")
     (folder / "bad.ply").write_text("ply\nnothing")
-    box.export(folder / "two.ply")
+    (folder / "meshes.txt").write_text(f"{folder / 'bad.ply'}\n\n")
     return folder
 
 
-@pytest.fixture(scope="module")
-def meshes(folder):
-    return [folder / f"{name}.ply" for name in ("one", "bad", "two")]
+def job_of(folder, mesh) -> Job:
+    config = load_config(folder / "tiny.yaml").model_dump()
+    job = Job(mesh.stem, str(mesh), config, str(folder / "out"), str(folder), "cpu", 32)
+    job.work.mkdir(parents=True, exist_ok=True)
+    return job
 
 
-def test_each_mesh_has_its_run_and_a_bad_one_says_why(folder, meshes):
-    out, config = folder / "out", str(folder / "tiny.yaml")
-    found = list(sweep(config, meshes, out))
-    assert [result.data for result in found] == ["one", "bad", "two"]
-    assert {result.method for result in found} == {"tiny"}
-    assert found[1].row is None and "bad.ply" in found[1].reason
-    for result in (found[0], found[2]):
-        assert json.loads((out / result.data / "eval.json").read_text()) == result.row
-        assert load_config(out / result.data / "config.yaml").mesh.path.endswith(".ply")
-    before = (out / "one" / "field.safetensors").stat().st_mtime_ns
-    again = list(sweep(config, meshes[:1], out))
-    assert again[0].row == found[0].row
-    assert (out / "one" / "field.safetensors").stat().st_mtime_ns == before
-
-
-def test_the_script(folder, meshes, script):
-    out, config = folder / "out", folder / "tiny.yaml"
-    code, output, error = script("scripts.sweep", *meshes, "--config", config, "--out", out)
+def test_the_script(folder, script):
+    """Its processes measure as many points as usual, so it has one mesh only."""
+    out, config = folder / "swept", folder / "tiny.yaml"
+    words = ["scripts.sweep", folder / "one.ply", "--list", folder / "meshes.txt", "--config"]
+    words += [config, "--out", out, "--resolution", 32, "--device", "cpu"]
+    code, output, error = script(*words)
     assert code == 2 and not error, error
     lines = output.splitlines()
-    names = [line.split("|")[1].strip() for line in lines if line.startswith("|")]
-    assert names[2:] == ["one", "two", "mean"] and lines[-1] == "not fitted: bad"
-    assert next(line for line in lines if line.startswith("refused   bad: ")).count("bad.ply")
-    code, output, _ = script("scripts.sweep", meshes[0], "--config", config, "--out", out)
-    assert code == 0 and "measured  one" in output and "| mean" not in output
+    assert lines[-2] == "ok 1, refused 1" and lines[-1] == f"next: look at {out / 'status.csv'}"
+    refused = next(line for line in lines if line.startswith("refused   bad ("))
+    assert " of 2, " in refused and "minutes left) " in refused and "bad.ply: not a read" in refused
+    assert any(line.startswith("| one ") for line in lines)
+    found = {outcome.mesh: outcome for outcome in read_status(out)}
+    one = found["one"]
+    assert json.loads((out / "one" / "eval.json").read_text()) == one.metrics
+    assert one.metrics["surface_mean_to_truth"] > 0 and one.metrics["interior_share"] == 0
+    assert {"mesh", "samples", "fit", "field", "measure"} <= one.stages.keys()
+    assert one.seconds == pytest.approx(sum(one.stages.values()))
+    assert one.peak_memory > 1e8 and one.host and one.about.startswith("12 faces")
+    assert not list((out / ".work").iterdir()) and list((out / "log").iterdir())
+    with (out / "status.csv").open() as file:
+        table = {row["mesh"]: row for row in csv.DictReader(file)}
+    assert float(table["one"]["chamfer"]) == one.metrics["chamfer"]
+    assert table["bad"]["status"] == "refused" and table["bad"]["chamfer"] == ""
+
+    before = (out / "one" / "field.safetensors").stat().st_mtime_ns
+    code, output, _ = script(*words)
+    assert code == 2 and output.splitlines()[-2] == "ok 1, refused 1" and "of 2" not in output
+    assert (out / "one" / "field.safetensors").stat().st_mtime_ns == before
+    code, _, error = script(*words, "--set", "fit.epochs=3")
+    assert code == 2 and "another configuration" in error
+    code, _, error = script(*words, "--time-limit", "-1")
+    assert code == 2 and "--time-limit: invalid positive float value" in error
+
+
+def test_what_is_there_is_not_made_again(folder, fewer_points):
+    job = job_of(folder, folder / "one.ply")
+    first = work_on(job)
+    field = folder / "out" / "one" / "field.safetensors"
+    before = field.stat().st_mtime_ns
+    again = work_on(job, 2)
+    assert first.status == "ok" and again.metrics == first.metrics and again.attempts == 2
+    assert field.stat().st_mtime_ns == before and again.seconds > first.seconds
+
+
+def test_memory_that_is_not_there(folder, monkeypatch):
+    def fit_run(*_):
+        raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 TB")
+
+    monkeypatch.setattr("dss.pipeline.fit_run", fit_run)
+    outcome = work_on(job_of(folder, folder / "one.ply"))
+    assert outcome.status == "out_of_memory" and "9 TB" in outcome.reason
+    full = replace(job_of(folder, folder / "one.ply"), device="cpu")
+    monkeypatch.setattr("dss.pipeline.fit_run", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        work_on(full)
+
+
+@functools.cache
+def items():
+    return {item.defect: item for item in collection(1 + len(DEFECTS), 0, True)}
+
+
+@pytest.mark.parametrize("defect", ["none", *DEFECTS])
+def test_every_defect_has_its_status(tmp_path, fewer_points, defect):
+    item = items()[defect]
+    mesh = tmp_path / f"{item.name}.{item.suffix}"
+    mesh.write_bytes(item.content)
+    (tmp_path / "tiny.yaml").write_text(yaml.safe_dump(TINY))
+    outcome = work_on(job_of(tmp_path, mesh))
+    assert (outcome.status == "refused") == (defect in REFUSED), outcome
+    if defect in REFUSED:
+        assert mesh.name in outcome.reason and not outcome.metrics
+    else:
+        assert outcome.status in FITTED and outcome.metrics["surface_mean_from_truth"] > 0
+    if defect in ("overlap", "internal"):
+        assert outcome.metrics["interior_share"] > 0.05

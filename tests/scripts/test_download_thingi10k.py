@@ -27,6 +27,7 @@ def test_words_become_ids_and_filters():
         {"num_facets": (10, 20), "license": "public domain"},
     )
     assert module.parse(["num_facets=-3"], NAMES)[1] == {"num_facets": -3}
+    assert module.parse(["all"], NAMES) == ([], {})
 
 
 @pytest.mark.parametrize("word", ["53159x", "facets=3", "", "=1"])
@@ -81,6 +82,13 @@ def test_export_resumes(collection, tmp_path):
         collection, lambda path: (loaded.append(Path(path).stem), load(path))[1], tmp_path / "out"
     )
     assert loaded == ["12"]
+
+
+def test_export_goes_on_behind_what_cannot_be_read(collection, tmp_path):
+    Path(collection[0]["file_path"]).write_bytes(b"nothing")
+    with pytest.raises(InputError, match="no usable model 11; the others are in"):
+        module.export(collection, load, tmp_path / "out")
+    assert (tmp_path / "out/12.ply").exists() and not (tmp_path / "out/11.ply").exists()
 
 
 def test_export_names_what_is_missing(collection, tmp_path):
