@@ -7,7 +7,7 @@ import json
 import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,7 @@ from dss.tables import Column, mean_of
 
 WORST = 20  # runs of a sweep that are pictured
 SIZE = 320  # pixels per side of a picture
+FITTED = ("ok", "ok_with_warnings")  # statuses of a mesh that has a run
 BINS = 30  # of a histogram
 MAX_MESSAGE = 300  # characters of a reason in the table
 FACTS = (
@@ -49,6 +50,7 @@ class Row:
     status: str = "ok"
     reason: str = ""
     warnings: Sequence[str] = ()
+    about: str = ""  # what was found when the mesh was loaded
     seconds: float | None = None
     stages: Mapping[str, float] = field(default_factory=dict)  # seconds
     peak_memory: int | None = None  # bytes
@@ -99,6 +101,15 @@ def row_of_run(folder: Path) -> Row:
         seconds=seconds, stages={} if seconds is None else {"fit": seconds},
         metrics=metrics, folder=folder if done else None,
     )  # fmt: skip
+
+
+def row_of_outcome(outcome: Any, folder: Path) -> Row:
+    """What the table of the sweep in `folder` says of a mesh; `outcome` has all attributes of a row
+    but its folder."""
+    values = {
+        item.name: getattr(outcome, item.name) for item in fields(Row) if item.name != "folder"
+    }
+    return Row(**values, folder=folder / outcome.mesh if outcome.status in FITTED else None)
 
 
 def worst(rows: Iterable[Row], count: int = WORST, key: str = "surface_mean") -> list[Row]:

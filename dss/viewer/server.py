@@ -26,8 +26,9 @@ PAUSE = 0.2  # seconds without a movement, after which the full picture is drawn
 MIN_PIXELS = 64 * 64  # of a frame
 BAND = 1 << 15  # pixels drawn between two looks at whether the camera has moved again
 THUMBNAIL = 160  # pixels, the width of the photos at their cameras
+AWAY = 3.0  # how many times farther than the cameras of photos the browser's begins
 MAX_DEPTH = 100.0  # that viser can say
-SCALE = 0.12  # of the cameras of photos, normalised units
+SCALE = 0.1  # of the cameras of photos, per distance from the origin
 
 
 class Viewer:
@@ -45,9 +46,8 @@ class Viewer:
         self.moved: dict[int, Event] = {}  # by client
         self.threads: list[Thread] = []
         self.server = viser.ViserServer(host, port, label="dss", verbose=False)
-        start = turntable(1, 1)[0].pose[:, 3].numpy()
         self.server.scene.set_up_direction("+z")
-        self.server.initial_camera.position = start
+        self.server.initial_camera.position = _start(subjects)
         self.server.initial_camera.look_at = np.zeros(3)
         self.server.initial_camera.fov = math.radians(FOV)
         self.server.gui.configure_theme(control_layout="floating", show_share_button=False)
@@ -126,7 +126,7 @@ class Viewer:
                 f"/cameras/{name}",
                 2 * math.atan(camera.height / 2 / float(camera.intrinsics[1, 1])),
                 camera.width / camera.height,
-                scale=SCALE,
+                scale=SCALE * float(camera.pose[:, 3].norm()),
                 image=image[::step, ::step],
                 wxyz=(w, x, y, z),
                 position=camera.pose[:, 3].numpy(),
@@ -215,6 +215,15 @@ def seen_by(handle: viser.CameraHandle) -> Camera:
     width, height = max(1, handle.image_width), max(1, handle.image_height)
     fov = 2 * math.degrees(math.atan(math.tan(handle.fov / 2) * width / height))
     return Camera.from_fov(pose, fov, width, height)
+
+
+def _start(subjects: list[Subject]) -> np.ndarray:
+    """Where the browser's camera is at first (3,): the object fills the view, unless there are
+    cameras to be seen, too."""
+    eye = turntable(1, 1)[0].pose[:, 3]
+    cameras = [photo.camera for subject in subjects for photo in subject.photos]
+    farthest = max((float(camera.pose[:, 3].norm()) for camera in cameras), default=0.0)
+    return (eye * max(1.0, AWAY * farthest / float(eye.norm()))).numpy()
 
 
 def _picture(photo: Photo) -> np.ndarray:
