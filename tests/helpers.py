@@ -11,12 +11,18 @@ import trimesh
 from PIL import Image
 from torch import Tensor, nn
 
+from dss.config import PhotoConfig, SceneSettings
 from dss.fields.base import Field
 from dss.geometry.mesh import Mesh, MeshReport
 from dss.geometry.points import PointCloud, sample_points
 from dss.geometry.similarity import Similarity
+from dss.reconstruction.models import build_model
 from dss.reconstruction.models.neus import NeuS, NeuSSettings
+from dss.reconstruction.samplers import build_sampler
+from dss.reconstruction.samplers.uniform import UniformSettings
+from dss.reconstruction.scene import load_scene
 from dss.rendering.cameras import Camera, look_at, turntable
+from dss.run import Source, open_folder, save_model
 from dss.shell.dual_shell import DualShell
 
 Distance = Callable[[Tensor], Tensor]  # of points (n, 3), (n,)
@@ -177,4 +183,16 @@ def write_synthetic(folder: Path, size: int = 40) -> Path:
             frames.append({"file_path": f"./{split}/r_{index}", "transform_matrix": pose.tolist()})
         about = {"camera_angle_x": float(np.radians(40)), "frames": frames}
         (folder / f"transforms_{split}.json").write_text(json.dumps(about))
+    return folder
+
+
+def write_photo_run(folder: Path, scene: Path) -> Path:
+    """A run of an untrained NeuS, whose surface is about a ball, on the photos of a scene."""
+    sampler = UniformSettings(coarse=16, fine=16)
+    config = PhotoConfig(scene=SceneSettings(path=str(scene)), model=SMALL, sampler=sampler)
+    similarity = load_scene(config.scene, "train").similarity
+    torch.manual_seed(0)
+    open_folder(folder, config)
+    source = Source(str(scene), "", similarity)
+    save_model(folder, build_model(config.model), build_sampler(sampler), config, source)
     return folder

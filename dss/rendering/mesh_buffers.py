@@ -89,12 +89,18 @@ def cache_folder() -> Path:
     return Path(os.environ.get("DSS_CACHE") or Path(user, "dss"))
 
 
-def smooth_normals(distance: MeshDistance, points: np.ndarray, face: np.ndarray) -> np.ndarray:
-    """Unit normals (n, 3) at points (n, 3) on faces (n,), interpolated between the corners'."""
+def smooth_normals(
+    distance: MeshDistance, points: np.ndarray, face: np.ndarray, corners: np.ndarray | None = None
+) -> np.ndarray:
+    """Unit normals (n, 3) at points (n, 3) on faces (n,), interpolated between the corners'.
+
+    These are `corner_normals`, which are found again unless they are given.
+    """
     triangles = distance.vertices[distance.faces[face]]
     weights = trimesh.triangles.points_to_barycentric(triangles, points, method="cross").clip(0)
-    corners = corner_normals(distance.vertices, distance.faces)[face]
-    normal = (weights[..., None] * corners).sum(1)
+    if corners is None:
+        corners = corner_normals(distance.vertices, distance.faces)
+    normal = (weights[..., None] * corners[face]).sum(1)
     return normal / np.linalg.norm(normal, axis=1, keepdims=True).clip(1e-12)
 
 

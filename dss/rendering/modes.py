@@ -16,17 +16,21 @@ BYTES_TRACED = 400  # of memory per pixel of the view that is being traced
 BYTES_KEPT = 12  # of memory per pixel of every view
 
 
-def _error(seen: Buffers, distance: MeshDistance) -> np.ndarray:
-    """Distance from what was hit to the mesh.
+def gaps(seen: Buffers, truth: np.ndarray, distance: MeshDistance) -> np.ndarray:
+    """Distance (height, width) float32 from what was hit to the mesh, whose own pixels are `truth`
+    (height, width) bool.
 
     NaN where neither the field nor the mesh is hit, infinity where only one of them is.
     """
-    truth = render_mesh(distance, seen.camera, "faces").hit
     values = np.where(seen.hit == truth, np.nan, np.inf).astype(np.float32)
     points = seen.points()
-    gaps = np.linalg.norm(distance.closest(points)[0] - points, axis=1)
-    values[seen.hit] = np.where(truth[seen.hit], gaps, np.inf)
+    found = np.linalg.norm(distance.closest(points)[0] - points, axis=1)
+    values[seen.hit] = np.where(truth[seen.hit], found, np.inf)
     return values
+
+
+def _error(seen: Buffers, distance: MeshDistance) -> np.ndarray:
+    return gaps(seen, render_mesh(distance, seen.camera, "faces").hit, distance)
 
 
 IMAGES: dict[str, Callable[[Buffers], np.ndarray]] = {

@@ -59,12 +59,12 @@ def draw_slice(field: Field, plane: Plane, size: int) -> np.ndarray:
     """
     points = plane.points(size).to(field.device)
     values = field.sdf(points).cpu().numpy().reshape(size, size)
-    image = _inked(colorized(values, RANGE), values, 0.35, SPACING)
+    image = inked(colorized(values, RANGE), values, 0.35, SPACING)
     if field.shell is not None:
         interlayer = (field.shell.inner_gap(points) > 0) & (field.shell.outer_gap(points)[0] < 0)
         predicted = interlayer.cpu().numpy().reshape(size, size, 1)
         image = np.where(predicted, image, 255 - (255 - image) // 3)
-    return _inked(image, values, 1.0)
+    return inked(image, values, 1.0)
 
 
 def draw_shell(field: Field, plane: Plane, size: int) -> np.ndarray:
@@ -95,10 +95,10 @@ def draw_shell(field: Field, plane: Plane, size: int) -> np.ndarray:
     circles(field.shell.inner_radii, fill=INNER)
     circles(field.shell.inner_radii, outline=OUTLINE, width=2)
     circles(field.shell.outer_radii, outline=(214, 152, 82), width=2)
-    return _inked(np.asarray(canvas.resize((size, size), Image.Resampling.BOX)), values, 1.0)
+    return inked(np.asarray(canvas.resize((size, size), Image.Resampling.BOX)), values, 1.0)
 
 
-def _inked(
+def inked(
     image: np.ndarray, values: np.ndarray, strength: float, spacing: float | None = None
 ) -> np.ndarray:
     """Darken an image (h, w, 3) along the zero set of the values (h, w).

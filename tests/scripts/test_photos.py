@@ -11,14 +11,10 @@ from PIL import Image
 
 from dss.config import PhotoConfig, SceneSettings, TrainSettings, save_config
 from dss.geometry.similarity import Similarity
-from dss.reconstruction.models import build_model
-from dss.reconstruction.samplers import build_sampler
 from dss.reconstruction.samplers.shell import ShellSettings
-from dss.reconstruction.samplers.uniform import UniformSettings
-from dss.reconstruction.scene import load_scene
-from dss.run import Source, open_folder, open_run, save_model
+from dss.run import open_run
 from dss.shell.dual_shell import DualShell
-from tests.helpers import CENTER, SMALL, write_synthetic
+from tests.helpers import CENTER, SMALL, write_photo_run, write_synthetic
 
 
 @pytest.fixture(scope="module")
@@ -51,16 +47,7 @@ def quick_shell(monkeypatch):
 @pytest.fixture(scope="module")
 def run(tmp_path_factory, synthetic) -> Path:
     """A run of an untrained NeuS, whose surface is about a ball."""
-    folder = tmp_path_factory.mktemp("photos") / "run"
-    sampler = UniformSettings(coarse=16, fine=16)
-    scene = SceneSettings(path=str(synthetic))
-    config = PhotoConfig(scene=scene, model=SMALL, sampler=sampler)
-    similarity = load_scene(config.scene, "train").similarity
-    torch.manual_seed(0)
-    open_folder(folder, config)
-    source = Source(str(synthetic), "", similarity)
-    save_model(folder, build_model(config.model), build_sampler(sampler), config, source)
-    return folder
+    return write_photo_run(tmp_path_factory.mktemp("photos") / "run", synthetic)
 
 
 def test_the_four_scripts(small, synthetic, tmp_path, script):

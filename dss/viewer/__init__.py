@@ -1,0 +1,1 @@
+"""Turn a run or a mesh around in the browser."""
