@@ -31,8 +31,8 @@ DROPS, DROP = ((0.4, 0.5), 0.1)
 # A field may have one sign on all held-out samples for this many epochs, or for this share of the
 # fit.
 MIN_PATIENCE, PATIENCE = 3, 0.1
-# Constants of the paper's code (docs/method.md, section 6).
-PLATEAU = {"cooldown": 5, "threshold": 1e-4, "threshold_mode": "abs", "min_lr": 1e-6}
+# Constants of the codes of all who use `plateau` (docs/method.md, section 6).
+PLATEAU = {"threshold": 1e-4, "threshold_mode": "abs", "min_lr": 1e-6}
 
 # (epochs done, field, scalars), after every epoch
 Report = Callable[[int, Field, dict[str, float]], None]
@@ -78,6 +78,7 @@ class Training:
             self.optimizers[0],
             factor=config.fit.plateau_factor,
             patience=config.fit.plateau_patience,
+            cooldown=config.fit.plateau_cooldown,
             **PLATEAU,
         )
 
@@ -109,19 +110,28 @@ class Training:
             "lr": self.optimizers[0].param_groups[0]["lr"],
         }
         if not math.isfinite(scalars["loss"]):
-            return scalars | {"error": scalars["loss"], "crossing": False}
-        return scalars | self._monitor(holdout)
+            nothing = dict.fromkeys(("error", "monitored"), scalars["loss"])
+            return scalars | nothing | {"crossing": False}
+        scalars |= self._held_out(holdout, scalars["loss"])
+        if self.config.schedule == "plateau":
+            self.plateau.step(scalars["monitored"])
+            self._set_lr(self.plateau.get_last_lr()[0])
+        return scalars
 
     @torch.no_grad()
-    def _monitor(self, holdout: Samples) -> dict[str, float]:
-        """The mean error on the samples held out, and whether the field has both signs there."""
+    def _held_out(self, holdout: Samples, training_loss: float) -> dict[str, float]:
+        """The mean error on the samples held out, whether the field has both signs there, and the
+        value that `fit.monitor` names."""
         chunks = zip(holdout.points.split(CHUNK), holdout.owner.split(CHUNK), strict=True)
         predicted = torch.cat([self.field(*chunk) for chunk in chunks])
         error = (predicted - holdout.sdf).abs().mean().item()
-        if self.config.schedule == "plateau":
-            self.plateau.step(error)
-            self._set_lr(self.plateau.get_last_lr()[0])
-        return {"error": error, "crossing": bool((predicted < 0).any() and (predicted > 0).any())}
+        monitored = {
+            "error": error,
+            "loss": self._error(predicted, holdout.sdf).item(),
+            "training_loss": training_loss,
+        }[self.config.monitor]
+        crossing = bool((predicted < 0).any() and (predicted > 0).any())
+        return {"error": error, "monitored": monitored, "crossing": crossing}
 
     def _loss(self, samples: Samples) -> Tensor:
         mixed = self.config.mixed_precision and self.device.type == "cuda"
@@ -229,7 +239,7 @@ def _best_start(
     config: MeshConfig, geometry: Geometry, rounds: Rounds, device: torch.device
 ) -> Training:
     """The initialisation that is best after `fit.start_epochs`: one with a surface, then the least
-    held-out error."""
+    of what `fit.monitor` names."""
     starts = [Training(config, geometry, device, attempt) for attempt in range(config.fit.starts)]
     epochs = min(config.fit.start_epochs, config.fit.epochs - 1)
     if len(starts) == 1 or epochs == 0:
@@ -238,7 +248,7 @@ def _best_start(
     for training in starts:
         for _ in range(epochs):
             scalars = training.run_epoch(rounds)
-        ranks.append((not scalars["crossing"], scalars["error"]))
+        ranks.append((not scalars["crossing"], scalars["monitored"]))
     return starts[ranks.index(min(ranks))]
 
 

@@ -10,7 +10,9 @@ from dss.config import FitSettings, MeshConfig
 from dss.errors import InputError
 from dss.fields.dual_shell import DualShellSettings
 from dss.fitting.fit import Rounds, Training, cosine, fit, split, steps
+from dss.fitting.losses import mean_error
 from dss.fitting.samples import Samples
+from dss.registry import load_config
 from dss.shell.dual_shell import DualShell
 
 CPU = torch.device("cpu")
@@ -64,10 +66,19 @@ def test_a_ball_is_learnt(tmp_path, changes):
     assert (field(fresh.points, fresh.owner) - fresh.sdf).abs().mean() < 0.01
 
 
-@pytest.fixture(scope="module", params=["cosine", "plateau"])
+# With these the rate falls nearly every second epoch.
+RESTLESS = {"schedule": "plateau", "plateau_patience": 1, "plateau_cooldown": 0, "lr": 2e-5}
+RESTLESS |= {"monitor": "training_loss", "optimizer": "adam", "batch_size": 4096}
+
+
+@pytest.fixture(
+    scope="module",
+    params=[{"schedule": "cosine"}, {"schedule": "plateau"}, RESTLESS],
+    ids=["cosine", "plateau", "restless"],
+)
 def whole(request, tmp_path_factory):
     """A configuration with this schedule, and the field of a fit that nothing interrupted."""
-    config = configuration(schedule=request.param)
+    config = configuration(**request.param)
     return config, run(config, tmp_path_factory.mktemp("whole") / "state")[0]
 
 
@@ -173,10 +184,71 @@ def test_the_best_of_several_starts_goes_on(tmp_path, monkeypatch):
     class Spoilt(Training):
         def run_epoch(self, rounds):
             scalars = super().run_epoch(rounds)
-            return scalars if self.attempt == 1 else scalars | {"error": 1.0}
+            return scalars if self.attempt == 1 else scalars | {"monitored": 1.0}
 
     monkeypatch.setattr(module, "Training", Spoilt)
     config = configuration(epochs=3, starts=3, start_epochs=2)
     rounds = Rounds(config, [ball_samples(0)], CPU)
     best = module._best_start(config, SHELL.geometry, rounds, CPU)
     assert (best.attempt, best.epoch) == (1, 2)
+
+
+def keras_rates(values: list[float], factor: float, patience: int) -> list[float]:
+    """The rate after each epoch by Keras' ReduceLROnPlateau(min_delta=1e-4, cooldown=0): it falls
+    in the `patience`-th epoch that is not better than the best by min_delta."""
+    best, wait, rates, rate = float("inf"), 0, [], 1.0
+    for value in values:
+        wait += 1
+        if value < best - 1e-4:
+            best, wait = value, 0
+        if wait >= patience:
+            rate, wait = rate * factor, 0
+        rates.append(rate)
+    return rates
+
+
+@pytest.mark.parametrize("name", ["neural_implicit_8x32", "neural_implicit_10x256"])
+def test_neural_implicit_lowers_the_rate_as_keras_does(name):
+    settings = load_config(name).fit
+    config = configuration(**settings.model_dump() | {"optimizer": "adam", "lr": 1.0})
+    training = Training(config, SHELL.geometry, CPU)
+    values = (1 / torch.arange(1, 400)).tolist() + [0.5] * 200
+    rates = []
+    for value in values:
+        training.plateau.step(value)
+        rates.append(training.plateau.get_last_lr()[0])
+    assert rates == pytest.approx(keras_rates(values, 0.8, 30))
+    assert rates[-1] < 0.3
+
+
+@pytest.mark.parametrize(
+    ("name", "monitor", "cooldown"),
+    [
+        ("neural_implicit_8x32", "training_loss", 0),
+        ("key_spheres", "training_loss", 0),
+        ("key_spheres_latent", "training_loss", 5),
+        ("dss_2x128", "error", 5),
+    ],
+)
+def test_plateau_is_as_published(name, monitor, cooldown):
+    settings = load_config(name).fit
+    assert (settings.monitor, settings.plateau_cooldown) == (monitor, cooldown)
+    training = Training(configuration(**settings.model_dump()), SHELL.geometry, CPU)
+    assert training.plateau.cooldown == cooldown
+
+
+@pytest.mark.parametrize("monitor", ["error", "loss", "training_loss"])
+def test_plateau_sees_what_the_fit_monitors(monkeypatch, monitor):
+    config = configuration(schedule="plateau", loss="l2", monitor=monitor)
+    training, seen = Training(config, SHELL.geometry, CPU), []
+    monkeypatch.setattr(training.plateau, "step", seen.append)
+    rounds = Rounds(config, [ball_samples(0)], CPU)
+    scalars = training.run_epoch(rounds)
+    held_out = rounds.at(0)[1]
+    predicted = training.field(held_out.points, held_out.owner)
+    expected = {
+        "error": (predicted - held_out.sdf).abs().mean().item(),
+        "loss": mean_error(predicted, held_out.sdf, "l2", config.fit.band).item(),
+        "training_loss": scalars["loss"],
+    }
+    assert seen == pytest.approx([expected[monitor]]) == [scalars["monitored"]]

@@ -283,6 +283,8 @@ CHOICES = {
     "fit.lr": (1e-300, 1e12),
     "fit.optimizer": ("adam", "muon"),
     "fit.schedule": ("plateau", "cosine", "steps", "constant"),
+    "fit.monitor": ("error", "loss", "training_loss"),
+    "fit.plateau_cooldown": (0, 10**12),
     "fit.loss": ("l1", "l2", "clamp", "weighted"),
     "fit.band": (0, 1e-300, 1e12),
     "fit.starts": (1, 2),
