@@ -62,6 +62,13 @@ class Rounds:
         return self.parts
 
 
+def samples_seen(config: MeshConfig, rounds: list[Samples]) -> int:
+    """How many samples the gradient of a whole fit sees, each as often as it is learnt: without
+    those held out, and without the other `fit.starts`."""
+    parts = Rounds(config, rounds, torch.device("cpu"))
+    return sum(len(parts.at(epoch)[0]) for epoch in range(config.fit.epochs))
+
+
 class Training:
     """A field with its optimisers and schedule, at some epoch of some attempt: all that a
     checkpoint holds."""

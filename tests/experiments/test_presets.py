@@ -31,6 +31,12 @@ def test_quick_fits_see_as_many_samples():
             config = load_config(entry.config or entry.name, list(entry.overrides))
             assert config.fit.epochs * config.samples.count == 4_000_000
             assert config.fit.resample == config.fit.epochs
+    shares = {
+        load_config(entry.config or entry.name, list(entry.overrides)).fit.holdout
+        for entry in presets.QUICK.entries
+        if isinstance(entry, Fitted)
+    }
+    assert shares == {0.01}  # what is held out is not learnt
 
 
 def test_the_paper_s_numbers():

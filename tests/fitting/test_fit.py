@@ -9,7 +9,7 @@ import torch
 from dss.config import FitSettings, MeshConfig
 from dss.errors import InputError
 from dss.fields.dual_shell import DualShellSettings
-from dss.fitting.fit import Rounds, Training, cosine, fit, split, steps
+from dss.fitting.fit import Rounds, Training, cosine, fit, samples_seen, split, steps
 from dss.fitting.losses import mean_error
 from dss.fitting.samples import Samples
 from dss.registry import load_config
@@ -252,3 +252,20 @@ def test_plateau_sees_what_the_fit_monitors(monkeypatch, monitor):
         "training_loss": scalars["loss"],
     }
     assert seen == pytest.approx([expected[monitor]]) == [scalars["monitored"]]
+
+
+def test_samples_are_counted_as_the_gradient_sees_them(tmp_path, monkeypatch):
+    """Rounds of different sizes, a fifth held out, and two starts of which one goes on."""
+    config = configuration(epochs=5, resample=2, holdout=0.2, starts=2, start_epochs=1)
+    rounds = [ball_samples(0, 1000), ball_samples(2, 500), ball_samples(4, 2000)]
+    seen, loss = [], Training._loss
+
+    def counted(training, samples):
+        seen.append((training.attempt, len(samples)))
+        return loss(training, samples)
+
+    monkeypatch.setattr(Training, "_loss", counted)
+    run(config, tmp_path / "state", rounds)
+    last = seen[-1][0]
+    count = sum(number for attempt, number in seen if attempt == last)
+    assert samples_seen(config, rounds) == count == 800 * 2 + 400 * 2 + 1600
