@@ -124,9 +124,10 @@ class FitSettings(Section):
     plateau_factor: Annotated[Positive, Field(lt=1)] = 0.7
     plateau_patience: Count = 10  # epochs without progress that `plateau` lets pass before it does
     plateau_cooldown: CountOrZero = 5  # epochs after it that `plateau` does not count
-    # what `plateau` and the choice among `starts` go by: the mean L1 error of the samples held out,
-    # their `loss`, or that of the samples learnt, over the epoch
+    # what `plateau`, `keep` and the choice among `starts` go by: the mean L1 error of the samples
+    # held out, their `loss`, or that of the samples learnt, over the epoch
     monitor: Literal["error", "loss", "training_loss"] = "error"
+    keep: Literal["last", "best"] = "last"  # the field of the last epoch, or of the best one
     loss: Literal["l1", "l2", "clamp", "weighted"] = "l1"  # see fitting/losses.py
     band: NonNegative = 0.01  # samples weigh 0.05 + exp(-|sdf| / band); 0: all weigh the same
     restarts: CountOrZero = 2  # fresh initialisations after a failed fit, before it is an error

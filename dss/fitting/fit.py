@@ -79,6 +79,8 @@ class Training:
         torch.manual_seed(config.seed + 1000 * attempt)
         self.config, self.seed, self.device = config.fit, config.seed, device
         self.attempt, self.epoch = attempt, 0
+        # the state of the best epoch so far, and its monitored value, where `fit.keep` asks for it
+        self.best, self.least = {}, math.inf
         self.field = build(config.field, geometry).to(device)
         self.optimizers = make_optimizers(self.field, config.fit)
         self.plateau = torch.optim.lr_scheduler.ReduceLROnPlateau(
@@ -123,7 +125,18 @@ class Training:
         if self.config.schedule == "plateau":
             self.plateau.step(scalars["monitored"])
             self._set_lr(self.plateau.get_last_lr()[0])
+        better = scalars["crossing"] and scalars["monitored"] < self.least
+        if self.config.keep == "best" and better:
+            self.least = scalars["monitored"]
+            self.best = {name: value.clone() for name, value in self.field.state_dict().items()}
         return scalars
+
+    def kept(self) -> Field:
+        """The field that `fit.keep` names, after the last epoch. Where none had a surface, none is
+        best, and the last one is kept."""
+        if self.best:
+            self.field.load_state_dict(self.best)
+        return self.field
 
     @torch.no_grad()
     def _held_out(self, holdout: Samples, training_loss: float) -> dict[str, float]:
@@ -154,9 +167,9 @@ class Training:
                 group["lr"] = lr * group["ratio"]
 
     def save(self, path: Path) -> None:
-        """Write the resumable state: parameters, the optimisers' moments, schedule, epoch and
-        attempt."""
-        tensors = with_prefix("field", self.field.state_dict())
+        """Write the resumable state: parameters, those of the best epoch, the optimisers' moments,
+        schedule, epoch and attempt."""
+        tensors = with_prefix("field", self.field.state_dict()) | with_prefix("best", self.best)
         for number, optimizer in enumerate(self.optimizers):
             tensors |= with_prefix(f"optimizer.{number}", optimizer_tensors(optimizer))
         about = {
@@ -164,6 +177,7 @@ class Training:
             "epoch": self.epoch,
             "plateau": self.plateau.state_dict(),
             "threads": torch.get_num_threads(),
+            **({"least": self.least} if self.best else {}),
         }
         save_tensors(path, tensors, about)
 
@@ -187,8 +201,12 @@ class Training:
                 name: type(value) for name, value in own.items()
             }:
                 raise ValueError("the state of the schedule is none")
-            check_tensors(training.field, part(tensors, "field"))
-            training.field.load_state_dict(part(tensors, "field"))
+            if best := part(tensors, "best"):
+                training.best, training.least = best, float(about["least"])
+            # The best one only to see that it fits, as at the end it must.
+            for state in (best or part(tensors, "field"), part(tensors, "field")):
+                check_tensors(training.field, state)
+                training.field.load_state_dict(state)
             for number, optimizer in enumerate(training.optimizers):
                 restore_optimizer(optimizer, part(tensors, f"optimizer.{number}"))
             training.plateau.load_state_dict(plateau)
@@ -215,7 +233,7 @@ def fit(
     Resumes from `state_path` where it exists, and writes it every `fit.checkpoint` epochs. Begins
     with the best of `fit.starts` initialisations. Starts afresh, at most `fit.restarts` times,
     after a loss that is not finite or where the field has one sign on all held-out samples; then
-    raises InputError.
+    raises InputError. Returns the field of the last epoch or of the best, as `fit.keep` says.
     """
     settings, parts = config.fit, Rounds(config, rounds, device)
     if state_path.is_file():
@@ -239,7 +257,7 @@ def fit(
                     "lower fit.lr"
                 )
             training = Training(config, geometry, device, attempt)
-    return training.field
+    return training.kept()
 
 
 def _best_start(

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from dss.checkpoint import load_tensors, save_tensors
 from dss.config import FitSettings, MeshConfig
 from dss.errors import InputError
 from dss.fields.dual_shell import DualShellSettings
@@ -269,3 +270,76 @@ def test_samples_are_counted_as_the_gradient_sees_them(tmp_path, monkeypatch):
     last = seen[-1][0]
     count = sum(number for attempt, number in seen if attempt == last)
     assert samples_seen(config, rounds) == count == 800 * 2 + 400 * 2 + 1600
+
+
+# At such a rate the error jumps up and down, and the last epoch is not the best.
+JUMPY = {"schedule": "constant", "optimizer": "adam", "lr": 0.3, "keep": "best"}
+
+
+def saved(field, path: Path) -> bytes:
+    save_tensors(path, field.state_dict(), {})
+    return path.read_bytes()
+
+
+@pytest.mark.parametrize("monitor", ["error", "loss", "training_loss"])
+def test_the_best_epoch_is_kept(tmp_path, monitor):
+    """As if the fit had ended there."""
+    config, values, states = configuration(**JUMPY, monitor=monitor), [], []
+
+    def report(_epoch, field, scalars):
+        values.append(scalars["monitored"] if scalars["crossing"] else float("inf"))
+        states.append(saved(field, tmp_path / "field"))
+
+    rounds = [ball_samples(0), ball_samples(2)]
+    field = fit(config, SHELL.geometry, rounds, CPU, tmp_path / "state", report)
+    best = values.index(min(values))
+    assert best < len(values) - 1  # else nothing is tested
+    assert saved(field, tmp_path / "field") == states[best]
+    settings = config.fit.model_copy(update={"keep": "last"})
+    config = config.model_copy(update={"fit": settings})
+    field = fit(config, SHELL.geometry, rounds, CPU, tmp_path / "other", lambda *_: None)
+    assert saved(field, tmp_path / "field") == states[-1]
+
+
+@pytest.fixture(scope="module")
+def jumpy(tmp_path_factory):
+    """A configuration that keeps the best epoch, and the bytes of an undisturbed fit."""
+    config, folder = configuration(**JUMPY), tmp_path_factory.mktemp("jumpy")
+    return config, saved(run(config, folder / "state")[0], folder / "field")
+
+
+@pytest.mark.parametrize("stop_at", [4, 8, 11])
+def test_a_resumed_fit_keeps_the_same_bytes(tmp_path, jumpy, stop_at):
+    config, whole = jumpy
+    with pytest.raises(KeyboardInterrupt):
+        run(config, tmp_path / "cut", stop_at=stop_at)
+    assert saved(run(config, tmp_path / "cut")[0], tmp_path / "field") == whole
+    # the fit was over, and its field not yet written
+    assert saved(run(config, tmp_path / "cut")[0], tmp_path / "field") == whole
+
+
+def test_a_best_epoch_that_does_not_fit_is_named(tmp_path):
+    config = configuration(**JUMPY)
+    run(config, tmp_path / "state")
+    tensors, about = load_tensors(tmp_path / "state")
+    name = next(name for name in tensors if name.startswith("best.mlp"))
+    for value in (tensors[name][:1], torch.full_like(tensors[name], torch.nan)):
+        save_tensors(tmp_path / "state", tensors | {name: value}, about)
+        with pytest.raises(InputError, match="not a state of this configuration, or damaged"):
+            run(config, tmp_path / "state")
+    del about["least"]
+    save_tensors(tmp_path / "state", tensors, about)
+    with pytest.raises(InputError, match="least"):
+        run(config, tmp_path / "state")
+
+
+def test_a_state_from_before_there_was_a_best_goes_on(tmp_path):
+    run(configuration(), tmp_path / "state")
+    tensors, about = load_tensors(tmp_path / "state")
+    assert "least" not in about and not any(name.startswith("best") for name in tensors)
+    assert Training.load(tmp_path / "state", configuration(), SHELL.geometry, CPU).epoch == 12
+
+
+def test_the_published_fit_to_points_keeps_the_best():
+    assert load_config("deepsdf_points").fit.keep == "best"
+    assert load_config("deepsdf_points").fit.monitor == "loss"

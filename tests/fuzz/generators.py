@@ -284,6 +284,7 @@ CHOICES = {
     "fit.optimizer": ("adam", "muon"),
     "fit.schedule": ("plateau", "cosine", "steps", "constant"),
     "fit.monitor": ("error", "loss", "training_loss"),
+    "fit.keep": ("last", "best"),
     "fit.plateau_cooldown": (0, 10**12),
     "fit.loss": ("l1", "l2", "clamp", "weighted"),
     "fit.band": (0, 1e-300, 1e12),
