@@ -76,12 +76,17 @@ class MeshSettings(Section):
 
 
 class SpheresSettings(Section):
-    method: Literal["farthest", "cover"] = (
-        "cover"  # the paper's extraction, or the greedy medial cover
+    method: Literal["farthest", "cover", "file"] = (
+        "cover"  # the paper's extraction, the greedy medial cover, or all that the files hold
     )
     count: Count = 512  # number of key spheres S
     # lattice nodes per axis that `farthest` chooses from
     resolution: Annotated[Count, Field(le=2048)] = 256
+    # `file`: of the inner and the outer spheres, in the normalised frame, see shell/io.py
+    inner: str = ""
+    outer: str = ""
+    # `file`: what becomes of outer spheres that do not enclose the surface
+    leaks: Literal["refuse", "enlarge"] = "refuse"
 
 
 class SamplesSettings(Section):
