@@ -81,12 +81,17 @@ class MeshSettings(Section):
 
 
 class SpheresSettings(Section):
-    method: Literal["farthest", "cover"] = (
-        "cover"  # the paper's extraction, or the greedy medial cover
+    method: Literal["farthest", "cover", "file"] = (
+        "cover"  # the paper's extraction, the greedy medial cover, or all that the files hold
     )
     count: Count = 512  # number of key spheres S
     # lattice nodes per axis that `farthest` chooses from
     resolution: Annotated[Count, Field(le=2048)] = 256
+    # `file`: of the inner and the outer spheres, in the normalised frame, see shell/io.py
+    inner: str = ""
+    outer: str = ""
+    # `file`: what becomes of outer spheres that do not enclose the surface
+    leaks: Literal["refuse", "enlarge"] = "refuse"
 
 
 class SamplesSettings(Section):
@@ -127,7 +132,12 @@ class FitSettings(Section):
     )
     # what `plateau` multiplies the learning rate by
     plateau_factor: Annotated[Positive, Field(lt=1)] = 0.7
-    plateau_patience: Count = 10  # epochs without progress before `plateau` does so
+    plateau_patience: Count = 10  # epochs without progress that `plateau` lets pass before it does
+    plateau_cooldown: CountOrZero = 5  # epochs after it that `plateau` does not count
+    # what `plateau`, `keep` and the choice among `starts` go by: the mean L1 error of the samples
+    # held out, their `loss`, or that of the samples learnt, over the epoch
+    monitor: Literal["error", "loss", "training_loss"] = "error"
+    keep: Literal["last", "best"] = "last"  # the field of the last epoch, or of the best one
     loss: Literal["l1", "l2", "clamp", "weighted"] = "l1"  # see fitting/losses.py
     band: NonNegative = 0.01  # samples weigh 0.05 + exp(-|sdf| / band); 0: all weigh the same
     restarts: CountOrZero = 2  # fresh initialisations after a failed fit, before it is an error

@@ -15,7 +15,7 @@ from dss.errors import InputError
 from dss.fields import METHODS, Field, build
 from dss.fields.base import Geometry, Samples
 from dss.files import is_file
-from dss.fitting.fit import fit
+from dss.fitting.fit import fit, samples_seen
 from dss.fitting.samples import draw_samples, oriented_samples
 from dss.log import Log
 from dss.progress import Event, Progress, silent
@@ -122,7 +122,7 @@ def _fit_mesh(
 
         field = fit(config, geometry, rounds, device, state, report)
     seconds = time.perf_counter() - clock
-    facts = {"samples": config.fit.epochs * len(rounds[0])}  # seen in the fit
+    facts = {"samples": samples_seen(config, rounds)}
     if not resumed:  # else only the last part was timed
         facts["fit_seconds"] = time.process_time() - core if device.type == "cpu" else seconds
     write_json(folder / "fit.json", facts)

@@ -20,6 +20,7 @@ from dss.evaluation.mesh_codecs import load_draco, save_draco, simplify
 from dss.evaluation.protocols import PROTOCOLS, centred_cameras
 from dss.experiments.compare import EvalSettings, Row
 from dss.fields import Field
+from dss.fitting.fit import samples_seen
 from dss.geometry.distance import MeshDistance
 from dss.geometry.mesh import Mesh, load_mesh
 from dss.registry import CONFIGS, load_config
@@ -27,6 +28,7 @@ from dss.rendering.cameras import Camera
 from dss.rendering.hit_rules import is_compiled, trace_fastest
 from dss.rendering.mesh_buffers import render_mesh
 from dss.rendering.tracing import Hits
+from dss.run import load_samples
 from dss.tables import Column
 
 KIB = 1 / 1024
@@ -108,8 +110,12 @@ class Fitted(MeshMethod):
             CONFIGS / f"{self.config or self.name}.yaml", list(self.overrides), str(path)
         )
         run = pipeline.fit_run(config, folder, device)
-        facts = {"parameters": sum(parameter.numel() for parameter in run.field.parameters())}
-        return Output(run.field, run.file, facts | json.loads((folder / "fit.json").read_text()))
+        facts = json.loads((folder / "fit.json").read_text()) | {
+            "parameters": sum(parameter.numel() for parameter in run.field.parameters()),
+            # anew: the file of an earlier version counts those held out
+            "samples": samples_seen(config, load_samples(folder)[2]),
+        }
+        return Output(run.field, run.file, facts)
 
 
 @dataclass(frozen=True)

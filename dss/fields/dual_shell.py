@@ -78,15 +78,9 @@ class DualShellField(Field):
     ) -> Geometry:
         """The dual shell of the configured key spheres, its enclosure certified for every
         triangle."""
-        from dss.shell.certify import build_shell
-        from dss.shell.cover import cover
-        from dss.shell.farthest import farthest
+        from dss.shell.configured import dual_shell
 
-        if config.spheres.method == "farthest":
-            spheres = farthest(distance, config.spheres.count, config.spheres.resolution)
-        else:
-            spheres = cover(distance, config.spheres.count, config.seed)
-        return build_shell(mesh.vertices, mesh.faces, *spheres, seed=config.seed).geometry
+        return dual_shell(mesh, distance, config.spheres, config.seed).geometry
 
     def forward(self, points: Tensor, owner: Tensor | None = None) -> Tensor:
         if owner is None:

@@ -95,17 +95,14 @@ class KeySpheresField(Field):
     def build_geometry(
         cls, mesh: "Mesh", distance: "MeshDistance", config: "MeshConfig"
     ) -> dict[str, Tensor]:
-        """The key spheres: of the file, or the paper's, or a cover. Radii are distances anew: the
-        file's are off by up to a voxel."""
-        from dss.shell.cover import cover
-        from dss.shell.farthest import farthest
+        """The key spheres: of the text file, or as the section `spheres` says. Radii are distances
+        anew: the text file's are off by up to a voxel."""
+        from dss.shell.configured import key_spheres
 
         if config.field.sphere_file:
             centers = read_spheres(config.field.sphere_file)[:, :3]
-        elif config.spheres.method == "farthest":
-            centers, _ = farthest(distance, config.spheres.count, config.spheres.resolution)
         else:
-            centers, _ = cover(distance, config.spheres.count, config.seed)
+            centers, _ = key_spheres(distance, config.spheres, config.seed)
         return {
             "spheres": torch.from_numpy(
                 np.column_stack([centers, distance.sdf(centers)]).astype(np.float32)

@@ -31,8 +31,8 @@ DROPS, DROP = ((0.4, 0.5), 0.1)
 # A field may have one sign on all held-out samples for this many epochs, or for this share of the
 # fit.
 MIN_PATIENCE, PATIENCE = 3, 0.1
-# Constants of the paper's code (docs/method.md, section 6).
-PLATEAU = {"cooldown": 5, "threshold": 1e-4, "threshold_mode": "abs", "min_lr": 1e-6}
+# Constants of the codes of all who use `plateau` (docs/method.md, section 6).
+PLATEAU = {"threshold": 1e-4, "threshold_mode": "abs", "min_lr": 1e-6}
 
 # (epochs done, field, scalars), after every epoch
 Report = Callable[[int, Field, dict[str, float]], None]
@@ -62,6 +62,13 @@ class Rounds:
         return self.parts
 
 
+def samples_seen(config: MeshConfig, rounds: list[Samples]) -> int:
+    """How many samples the gradient of a whole fit sees, each as often as it is learnt: without
+    those held out, and without the other `fit.starts`."""
+    parts = Rounds(config, rounds, torch.device("cpu"))
+    return sum(len(parts.at(epoch)[0]) for epoch in range(config.fit.epochs))
+
+
 class Training:
     """A field with its optimisers and schedule, at some epoch of some attempt: all that a
     checkpoint holds."""
@@ -72,12 +79,15 @@ class Training:
         torch.manual_seed(config.seed + 1000 * attempt)
         self.config, self.seed, self.device = config.fit, config.seed, device
         self.attempt, self.epoch = attempt, 0
+        # the state of the best epoch so far, and its monitored value, where `fit.keep` asks for it
+        self.best, self.least = {}, math.inf
         self.field = build(config.field, geometry).to(device)
         self.optimizers = make_optimizers(self.field, config.fit)
         self.plateau = torch.optim.lr_scheduler.ReduceLROnPlateau(
             self.optimizers[0],
             factor=config.fit.plateau_factor,
             patience=config.fit.plateau_patience,
+            cooldown=config.fit.plateau_cooldown,
             **PLATEAU,
         )
 
@@ -109,19 +119,39 @@ class Training:
             "lr": self.optimizers[0].param_groups[0]["lr"],
         }
         if not math.isfinite(scalars["loss"]):
-            return scalars | {"error": scalars["loss"], "crossing": False}
-        return scalars | self._monitor(holdout)
+            nothing = dict.fromkeys(("error", "monitored"), scalars["loss"])
+            return scalars | nothing | {"crossing": False}
+        scalars |= self._held_out(holdout, scalars["loss"])
+        if self.config.schedule == "plateau":
+            self.plateau.step(scalars["monitored"])
+            self._set_lr(self.plateau.get_last_lr()[0])
+        better = scalars["crossing"] and scalars["monitored"] < self.least
+        if self.config.keep == "best" and better:
+            self.least = scalars["monitored"]
+            self.best = {name: value.clone() for name, value in self.field.state_dict().items()}
+        return scalars
+
+    def kept(self) -> Field:
+        """The field that `fit.keep` names, after the last epoch. Where none had a surface, none is
+        best, and the last one is kept."""
+        if self.best:
+            self.field.load_state_dict(self.best)
+        return self.field
 
     @torch.no_grad()
-    def _monitor(self, holdout: Samples) -> dict[str, float]:
-        """The mean error on the samples held out, and whether the field has both signs there."""
+    def _held_out(self, holdout: Samples, training_loss: float) -> dict[str, float]:
+        """The mean error on the samples held out, whether the field has both signs there, and the
+        value that `fit.monitor` names."""
         chunks = zip(holdout.points.split(CHUNK), holdout.owner.split(CHUNK), strict=True)
         predicted = torch.cat([self.field(*chunk) for chunk in chunks])
         error = (predicted - holdout.sdf).abs().mean().item()
-        if self.config.schedule == "plateau":
-            self.plateau.step(error)
-            self._set_lr(self.plateau.get_last_lr()[0])
-        return {"error": error, "crossing": bool((predicted < 0).any() and (predicted > 0).any())}
+        monitored = {
+            "error": error,
+            "loss": self._error(predicted, holdout.sdf).item(),
+            "training_loss": training_loss,
+        }[self.config.monitor]
+        crossing = bool((predicted < 0).any() and (predicted > 0).any())
+        return {"error": error, "monitored": monitored, "crossing": crossing}
 
     def _loss(self, samples: Samples) -> Tensor:
         mixed = self.config.mixed_precision and self.device.type == "cuda"
@@ -137,9 +167,9 @@ class Training:
                 group["lr"] = lr * group["ratio"]
 
     def save(self, path: Path) -> None:
-        """Write the resumable state: parameters, the optimisers' moments, schedule, epoch and
-        attempt."""
-        tensors = with_prefix("field", self.field.state_dict())
+        """Write the resumable state: parameters, those of the best epoch, the optimisers' moments,
+        schedule, epoch and attempt."""
+        tensors = with_prefix("field", self.field.state_dict()) | with_prefix("best", self.best)
         for number, optimizer in enumerate(self.optimizers):
             tensors |= with_prefix(f"optimizer.{number}", optimizer_tensors(optimizer))
         about = {
@@ -147,6 +177,7 @@ class Training:
             "epoch": self.epoch,
             "plateau": self.plateau.state_dict(),
             "threads": torch.get_num_threads(),
+            **({"least": self.least} if self.best else {}),
         }
         save_tensors(path, tensors, about)
 
@@ -170,8 +201,12 @@ class Training:
                 name: type(value) for name, value in own.items()
             }:
                 raise ValueError("the state of the schedule is none")
-            check_tensors(training.field, part(tensors, "field"))
-            training.field.load_state_dict(part(tensors, "field"))
+            if best := part(tensors, "best"):
+                training.best, training.least = best, float(about["least"])
+            # The best one only to see that it fits, as at the end it must.
+            for state in (best or part(tensors, "field"), part(tensors, "field")):
+                check_tensors(training.field, state)
+                training.field.load_state_dict(state)
             for number, optimizer in enumerate(training.optimizers):
                 restore_optimizer(optimizer, part(tensors, f"optimizer.{number}"))
             training.plateau.load_state_dict(plateau)
@@ -198,7 +233,7 @@ def fit(
     Resumes from `state_path` where it exists, and writes it every `fit.checkpoint` epochs. Begins
     with the best of `fit.starts` initialisations. Starts afresh, at most `fit.restarts` times,
     after a loss that is not finite or where the field has one sign on all held-out samples; then
-    raises InputError.
+    raises InputError. Returns the field of the last epoch or of the best, as `fit.keep` says.
     """
     settings, parts = config.fit, Rounds(config, rounds, device)
     if state_path.is_file():
@@ -222,14 +257,14 @@ def fit(
                     "lower fit.lr"
                 )
             training = Training(config, geometry, device, attempt)
-    return training.field
+    return training.kept()
 
 
 def _best_start(
     config: MeshConfig, geometry: Geometry, rounds: Rounds, device: torch.device
 ) -> Training:
     """The initialisation that is best after `fit.start_epochs`: one with a surface, then the least
-    held-out error."""
+    of what `fit.monitor` names."""
     starts = [Training(config, geometry, device, attempt) for attempt in range(config.fit.starts)]
     epochs = min(config.fit.start_epochs, config.fit.epochs - 1)
     if len(starts) == 1 or epochs == 0:
@@ -238,7 +273,7 @@ def _best_start(
     for training in starts:
         for _ in range(epochs):
             scalars = training.run_epoch(rounds)
-        ranks.append((not scalars["crossing"], scalars["error"]))
+        ranks.append((not scalars["crossing"], scalars["monitored"]))
     return starts[ranks.index(min(ranks))]
 
 

@@ -33,6 +33,13 @@ def read_h5(inner_path: Path | str, outer_path: Path | str) -> DualShell:
     return DualShell(inner[:, :3], radii, outer[:, 3])
 
 
+def read_inner(path: Path | str) -> tuple[np.ndarray, np.ndarray]:
+    """Centres (S, 3) and radii (S,), float64, of a file of inner spheres. Raises InputError as
+    `read_h5`."""
+    rows = _read(path)
+    return rows[:, :3], np.abs(rows[:, 3])
+
+
 def write_h5(shell: DualShell, inner_path: Path | str, outer_path: Path | str) -> None:
     """Write the pair of files that `read_h5` reads back to an equal shell."""
     spheres = [

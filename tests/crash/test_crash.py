@@ -10,7 +10,7 @@ def test_runs_that_are_killed(tmp_path):
     engine, kinds = Engine(tmp_path / "runs"), {kind.name: kind for kind in KINDS}
     _, differing = engine.round(kinds["train, photos"], "1")  # which may end before a kill
     assert not differing
-    for name in ("train, points", "train, weights", "render, photos"):
+    for name in ("train, best", "train, points", "train, weights", "render, photos"):
         kills, differing = engine.round_at_writes(kinds[name])
         assert kills >= 2 and not differing, name
 

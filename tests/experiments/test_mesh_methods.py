@@ -1,11 +1,13 @@
 """The methods of a table, one by one."""
 
+import json
+
 import pytest
 import torch
 
 from dss.errors import InputError
 from dss.experiments.compare import EvalSettings, measure
-from dss.experiments.mesh_methods import Draco, find, frame_times
+from dss.experiments.mesh_methods import Draco, Fitted, find, frame_times
 from dss.fields import build
 from dss.fields.neural_implicit import NeuralImplicitSettings
 from dss.geometry.distance import MeshDistance
@@ -46,3 +48,15 @@ def test_data_is_a_file_or_a_name_in_the_folder_of_data_sets(tmp_path, monkeypat
         find("1", tmp_path, "thingi32/{}.ply")
     with pytest.raises(InputError, match="1: no such file, and no folder of data sets; name it"):
         find("1", None, "thingi32/{}.ply")
+
+
+def test_samples_held_out_do_not_count_whatever_an_old_file_says(tmp_path, ball):
+    ball.export(tmp_path / "ball.ply")
+    tiny = "samples.count=1000 field.width=4 field.layers=1 fit.epochs=2 fit.resample=1"
+    entry = Fitted("tiny", "neural_implicit_8x32", (*tiny.split(), "fit.holdout=0.25"))
+    folder = tmp_path / "run"
+    for known in (None, {"samples": 2000}):
+        if known:
+            (folder / "fit.json").write_text(json.dumps(known))
+        made = entry.make(tmp_path / "ball.ply", None, folder, CPU)
+        assert made.facts["samples"] == 2 * 750 and made.facts["parameters"] == 3 * 4 + 4 + 4 + 1

@@ -103,6 +103,13 @@ def test_published_rows():
     assert hotdog["speed_up"] == pytest.approx(45.4 / 6.5) and "empty_factor" not in hotdog
     mic = published("mic_800")["DSS, published, 800x800"]
     assert mic["empty_factor"] == pytest.approx(1 / 0.119)
+    assert len(published("mic")) == 2
+
+
+def test_the_chair_has_both_published_numbers():
+    rows = published("chair_400")
+    assert rows["NeuS, published, 800x800"] == {"psnr": 30.1, "seconds": 45.1}
+    assert rows["NeuS, published in a figure"] == {"psnr": 30.7}
 
 
 def test_what_would_have_been_seen_without_inner_spheres(photo):

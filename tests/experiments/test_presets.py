@@ -8,6 +8,7 @@ from dss.experiments.compare import Result
 from dss.experiments.mesh_methods import Fitted, Truth, configured
 from dss.experiments.photo_methods import Trained
 from dss.experiments.presets import PRESETS, PUBLISHED, configured_models
+from dss.fields import build
 from dss.registry import CONFIGS, load_config
 
 
@@ -27,10 +28,31 @@ def test_presets_name_what_is_there(name):
 def test_quick_fits_see_as_many_samples():
     """Four million, but of `pairs` and `oriented`, whose counts are before expansion."""
     for entry in presets.QUICK.entries:
-        if isinstance(entry, Fitted) and entry.name not in ("dss_2x128", "deepsdf_points"):
+        if isinstance(entry, Fitted) and entry.name != "dss_2x128" and "DeepSDF" not in entry.name:
             config = load_config(entry.config or entry.name, list(entry.overrides))
             assert config.fit.epochs * config.samples.count == 4_000_000
             assert config.fit.resample == config.fit.epochs
+    shares = {
+        load_config(entry.config or entry.name, list(entry.overrides)).fit.holdout
+        for entry in presets.QUICK.entries
+        if isinstance(entry, Fitted)
+    }
+    assert shares == {0.01}  # what is held out is not learnt
+
+
+def test_a_quick_row_has_the_network_of_its_name():
+    """Whoever reads `nglod_3` thinks of the published one, and so on."""
+    for entry in presets.QUICK.entries:
+        if isinstance(entry, Fitted):
+            config = load_config(entry.config or entry.name, list(entry.overrides))
+            if entry.name in configured():
+                assert config.field == load_config(entry.name).field
+            else:
+                assert entry.name == "DeepSDF 8x128 SiLU, 5,000 points"
+                assert (config.field.width, config.field.activation) == (128, "silu")
+                assert (config.samples.points, config.fit.loss) == (5000, "l2")
+                field = build(config.field, {})
+                assert sum(parameter.numel() for parameter in field.parameters()) == 100_219
 
 
 def test_the_paper_s_numbers():

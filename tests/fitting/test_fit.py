@@ -6,11 +6,14 @@ from pathlib import Path
 import pytest
 import torch
 
+from dss.checkpoint import load_tensors, save_tensors
 from dss.config import FitSettings, MeshConfig
 from dss.errors import InputError
 from dss.fields.dual_shell import DualShellSettings
-from dss.fitting.fit import Rounds, Training, cosine, fit, split, steps
+from dss.fitting.fit import Rounds, Training, cosine, fit, samples_seen, split, steps
+from dss.fitting.losses import mean_error
 from dss.fitting.samples import Samples
+from dss.registry import load_config
 from dss.shell.dual_shell import DualShell
 
 CPU = torch.device("cpu")
@@ -64,10 +67,19 @@ def test_a_ball_is_learnt(tmp_path, changes):
     assert (field(fresh.points, fresh.owner) - fresh.sdf).abs().mean() < 0.01
 
 
-@pytest.fixture(scope="module", params=["cosine", "plateau"])
+# With these the rate falls nearly every second epoch.
+RESTLESS = {"schedule": "plateau", "plateau_patience": 1, "plateau_cooldown": 0, "lr": 2e-5}
+RESTLESS |= {"monitor": "training_loss", "optimizer": "adam", "batch_size": 4096}
+
+
+@pytest.fixture(
+    scope="module",
+    params=[{"schedule": "cosine"}, {"schedule": "plateau"}, RESTLESS],
+    ids=["cosine", "plateau", "restless"],
+)
 def whole(request, tmp_path_factory):
     """A configuration with this schedule, and the field of a fit that nothing interrupted."""
-    config = configuration(schedule=request.param)
+    config = configuration(**request.param)
     return config, run(config, tmp_path_factory.mktemp("whole") / "state")[0]
 
 
@@ -173,10 +185,161 @@ def test_the_best_of_several_starts_goes_on(tmp_path, monkeypatch):
     class Spoilt(Training):
         def run_epoch(self, rounds):
             scalars = super().run_epoch(rounds)
-            return scalars if self.attempt == 1 else scalars | {"error": 1.0}
+            return scalars if self.attempt == 1 else scalars | {"monitored": 1.0}
 
     monkeypatch.setattr(module, "Training", Spoilt)
     config = configuration(epochs=3, starts=3, start_epochs=2)
     rounds = Rounds(config, [ball_samples(0)], CPU)
     best = module._best_start(config, SHELL.geometry, rounds, CPU)
     assert (best.attempt, best.epoch) == (1, 2)
+
+
+def keras_rates(values: list[float], factor: float, patience: int) -> list[float]:
+    """The rate after each epoch by Keras' ReduceLROnPlateau(min_delta=1e-4, cooldown=0): it falls
+    in the `patience`-th epoch that is not better than the best by min_delta."""
+    best, wait, rates, rate = float("inf"), 0, [], 1.0
+    for value in values:
+        wait += 1
+        if value < best - 1e-4:
+            best, wait = value, 0
+        if wait >= patience:
+            rate, wait = rate * factor, 0
+        rates.append(rate)
+    return rates
+
+
+@pytest.mark.parametrize("name", ["neural_implicit_8x32", "neural_implicit_10x256"])
+def test_neural_implicit_lowers_the_rate_as_keras_does(name):
+    settings = load_config(name).fit
+    config = configuration(**settings.model_dump() | {"optimizer": "adam", "lr": 1.0})
+    training = Training(config, SHELL.geometry, CPU)
+    values = (1 / torch.arange(1, 400)).tolist() + [0.5] * 200
+    rates = []
+    for value in values:
+        training.plateau.step(value)
+        rates.append(training.plateau.get_last_lr()[0])
+    assert rates == pytest.approx(keras_rates(values, 0.8, 30))
+    assert rates[-1] < 0.3
+
+
+@pytest.mark.parametrize(
+    ("name", "monitor", "cooldown"),
+    [
+        ("neural_implicit_8x32", "training_loss", 0),
+        ("key_spheres", "training_loss", 0),
+        ("key_spheres_latent", "training_loss", 5),
+        ("dss_2x128", "error", 5),
+    ],
+)
+def test_plateau_is_as_published(name, monitor, cooldown):
+    settings = load_config(name).fit
+    assert (settings.monitor, settings.plateau_cooldown) == (monitor, cooldown)
+    training = Training(configuration(**settings.model_dump()), SHELL.geometry, CPU)
+    assert training.plateau.cooldown == cooldown
+
+
+@pytest.mark.parametrize("monitor", ["error", "loss", "training_loss"])
+def test_plateau_sees_what_the_fit_monitors(monkeypatch, monitor):
+    config = configuration(schedule="plateau", loss="l2", monitor=monitor)
+    training, seen = Training(config, SHELL.geometry, CPU), []
+    monkeypatch.setattr(training.plateau, "step", seen.append)
+    rounds = Rounds(config, [ball_samples(0)], CPU)
+    scalars = training.run_epoch(rounds)
+    held_out = rounds.at(0)[1]
+    predicted = training.field(held_out.points, held_out.owner)
+    expected = {
+        "error": (predicted - held_out.sdf).abs().mean().item(),
+        "loss": mean_error(predicted, held_out.sdf, "l2", config.fit.band).item(),
+        "training_loss": scalars["loss"],
+    }
+    assert seen == pytest.approx([expected[monitor]]) == [scalars["monitored"]]
+
+
+def test_samples_are_counted_as_the_gradient_sees_them(tmp_path, monkeypatch):
+    """Rounds of different sizes, a fifth held out, and two starts of which one goes on."""
+    config = configuration(epochs=5, resample=2, holdout=0.2, starts=2, start_epochs=1)
+    rounds = [ball_samples(0, 1000), ball_samples(2, 500), ball_samples(4, 2000)]
+    seen, loss = [], Training._loss
+
+    def counted(training, samples):
+        seen.append((training.attempt, len(samples)))
+        return loss(training, samples)
+
+    monkeypatch.setattr(Training, "_loss", counted)
+    run(config, tmp_path / "state", rounds)
+    last = seen[-1][0]
+    count = sum(number for attempt, number in seen if attempt == last)
+    assert samples_seen(config, rounds) == count == 800 * 2 + 400 * 2 + 1600
+
+
+# At such a rate the error jumps up and down, and the last epoch is not the best.
+JUMPY = {"schedule": "constant", "optimizer": "adam", "lr": 0.3, "keep": "best"}
+
+
+def saved(field, path: Path) -> bytes:
+    save_tensors(path, field.state_dict(), {})
+    return path.read_bytes()
+
+
+@pytest.mark.parametrize("monitor", ["error", "loss", "training_loss"])
+def test_the_best_epoch_is_kept(tmp_path, monitor):
+    """As if the fit had ended there."""
+    config, values, states = configuration(**JUMPY, monitor=monitor), [], []
+
+    def report(_epoch, field, scalars):
+        values.append(scalars["monitored"] if scalars["crossing"] else float("inf"))
+        states.append(saved(field, tmp_path / "field"))
+
+    rounds = [ball_samples(0), ball_samples(2)]
+    field = fit(config, SHELL.geometry, rounds, CPU, tmp_path / "state", report)
+    best = values.index(min(values))
+    assert best < len(values) - 1  # else nothing is tested
+    assert saved(field, tmp_path / "field") == states[best]
+    settings = config.fit.model_copy(update={"keep": "last"})
+    config = config.model_copy(update={"fit": settings})
+    field = fit(config, SHELL.geometry, rounds, CPU, tmp_path / "other", lambda *_: None)
+    assert saved(field, tmp_path / "field") == states[-1]
+
+
+@pytest.fixture(scope="module")
+def jumpy(tmp_path_factory):
+    """A configuration that keeps the best epoch, and the bytes of an undisturbed fit."""
+    config, folder = configuration(**JUMPY), tmp_path_factory.mktemp("jumpy")
+    return config, saved(run(config, folder / "state")[0], folder / "field")
+
+
+@pytest.mark.parametrize("stop_at", [4, 8, 11])
+def test_a_resumed_fit_keeps_the_same_bytes(tmp_path, jumpy, stop_at):
+    config, whole = jumpy
+    with pytest.raises(KeyboardInterrupt):
+        run(config, tmp_path / "cut", stop_at=stop_at)
+    assert saved(run(config, tmp_path / "cut")[0], tmp_path / "field") == whole
+    # the fit was over, and its field not yet written
+    assert saved(run(config, tmp_path / "cut")[0], tmp_path / "field") == whole
+
+
+def test_a_best_epoch_that_does_not_fit_is_named(tmp_path):
+    config = configuration(**JUMPY)
+    run(config, tmp_path / "state")
+    tensors, about = load_tensors(tmp_path / "state")
+    name = next(name for name in tensors if name.startswith("best.mlp"))
+    for value in (tensors[name][:1], torch.full_like(tensors[name], torch.nan)):
+        save_tensors(tmp_path / "state", tensors | {name: value}, about)
+        with pytest.raises(InputError, match="not a state of this configuration, or damaged"):
+            run(config, tmp_path / "state")
+    del about["least"]
+    save_tensors(tmp_path / "state", tensors, about)
+    with pytest.raises(InputError, match="least"):
+        run(config, tmp_path / "state")
+
+
+def test_a_state_from_before_there_was_a_best_goes_on(tmp_path):
+    run(configuration(), tmp_path / "state")
+    tensors, about = load_tensors(tmp_path / "state")
+    assert "least" not in about and not any(name.startswith("best") for name in tensors)
+    assert Training.load(tmp_path / "state", configuration(), SHELL.geometry, CPU).epoch == 12
+
+
+def test_the_published_fit_to_points_keeps_the_best():
+    assert load_config("deepsdf_points").fit.keep == "best"
+    assert load_config("deepsdf_points").fit.monitor == "loss"
