@@ -146,7 +146,8 @@ class MeshConfig(Section):
 
 
 class SceneSettings(Section):
-    path: str = ""  # a folder in the NeRF-synthetic or the DTU layout
+    # a folder in the NeRF-synthetic or the DTU layout, or `demo`: photos of the demo mesh
+    path: str = "demo"
     downscale: Count = 1  # each pixel is the mean of downscale x downscale pixels of the files
     background: Literal["white", "black", "random"] = (
         "white"  # random: in training; white in pictures

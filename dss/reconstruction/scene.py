@@ -23,6 +23,7 @@ from dss.config import SceneSettings
 from dss.errors import InputError, listed
 from dss.files import is_file, is_folder
 from dss.geometry.similarity import Similarity
+from dss.reconstruction.made_scene import demo_scene
 from dss.reconstruction.nerf_synthetic import MAX_BYTES, posed_images, require_inside
 from dss.reconstruction.visual_hull import any_camera_sees, visual_hull
 from dss.rendering.cameras import Camera
@@ -100,7 +101,7 @@ def load_scene(settings: SceneSettings, split: str, similarity: Similarity | Non
     train; with 0, all pictures are both. Raises InputError on files that are missing, broken or
     disagree.
     """
-    path = Path(settings.path)
+    path = demo_scene() if settings.path == "demo" else Path(settings.path)
     if not settings.path or not is_folder(path):
         raise InputError(
             f"scene.path: no such folder as {settings.path!r}; "
