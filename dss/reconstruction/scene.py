@@ -132,6 +132,11 @@ def load_scene(settings: SceneSettings, split: str, similarity: Similarity | Non
     return Scene(photos, similarity, masked, path)
 
 
+def is_scene(path: Path | str) -> bool:
+    """Whether a folder holds a scene in either layout."""
+    return is_file(Path(path, "transforms_train.json")) or _is_dtu(Path(path))
+
+
 def scene_sha256(path: Path | str) -> str:
     """What tells one scene from another: the SHA-256 of the file with the cameras of its photos.
 
