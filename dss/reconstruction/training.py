@@ -62,6 +62,8 @@ class Training:
         not finite, or the sampler cannot go on.
         """
         train, scene = self.config.train, self.config.scene
+        if not self.scene.masked:  # all pixels would be said to be the object
+            train = train.model_copy(update={"mask_weight": 0.0})
         seed = self.config.seed + 1_000_003 * (self.step + 1)
         generator = torch.Generator(self.device).manual_seed(seed)
         self.model.anneal(min(1.0, self.step / train.anneal_steps) if train.anneal_steps else 1.0)
@@ -78,11 +80,13 @@ class Training:
         if train.samples:
             wanted = int(len(origins) * train.samples / max(len(samples.ray), 1))
             self.rays = min(max(wanted, MIN_RAYS), train.max_rays)
-        if not len(samples.ray):  # nothing but background, from which there is nothing to learn
+        # Nothing but background, from which there is nothing to learn unless the model has it, too
+        if not len(samples.ray) and self.model.backdrop is None:
             return {"samples": 0.0}
-        rendered = render_rays(self.model, samples, origins, directions, background)
+        behind = self.model.behind(origins, directions, background, generator)
+        rendered = render_rays(self.model, samples, origins, directions, behind)
         loss, scalars = losses(rendered, pixels, background, train)
-        if train.smooth_weight:
+        if train.smooth_weight and len(samples.ray):
             smooth = smoothness(self.model, rendered, generator)
             loss = loss + train.smooth_weight * smooth
             scalars["smooth"] = smooth.detach()

@@ -8,6 +8,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from dss.config import MAX_NUMBER, Count, Settings
+from dss.reconstruction.background import Backdrop
 
 CHUNK = 1 << 17  # points per evaluation: bounds memory
 
@@ -40,6 +41,10 @@ class Model(nn.Module, ABC):
     """
 
     Settings: ClassVar[type[Settings]] = Settings
+
+    def __init__(self):
+        super().__init__()
+        self.backdrop: Backdrop | None = None  # what is behind the unit ball, where it is learnt
 
     @property
     def device(self) -> torch.device:
@@ -86,6 +91,16 @@ class Model(nn.Module, ABC):
         (n, k') of each. No new time lies between two intervals. With a generator the times may be
         jittered, for training.
         """
+
+    def behind(
+        self, origins: Tensor, directions: Tensor, colour: Tensor,
+        generator: torch.Generator | None = None,
+    ) -> Tensor:  # fmt: skip
+        """What rays (n, 3) see beyond the unit ball, (n, 3): the `colour` (3,) or (n, 3) of the
+        scene, unless the model has a backdrop. With a generator its samples are jittered."""
+        if self.backdrop is None:
+            return colour
+        return self.backdrop(self, origins, directions, generator)
 
     def anneal(self, share: float) -> None:
         """Told before every step: the share in [0, 1] of `train.anneal_steps` that is done."""
