@@ -25,6 +25,7 @@ from dss.config import MAX_NUMBER, PhotoConfig, TrainSettings
 from dss.errors import InputError
 from dss.reconstruction.models import build_model
 from dss.reconstruction.models.base import Model
+from dss.reconstruction.ray_samples import RaySamples, ranks
 from dss.reconstruction.samplers import build_sampler
 from dss.reconstruction.scene import Scene
 from dss.reconstruction.volume_rendering import Rendered, background_colour, render_rays
@@ -86,8 +87,14 @@ class Training:
         behind = self.model.behind(origins, directions, background, generator)
         rendered = render_rays(self.model, samples, origins, directions, behind)
         loss, scalars = losses(rendered, pixels, background, train)
-        if train.smooth_weight and len(samples.ray):
-            smooth = smoothness(self.model, rendered, generator)
+        if train.eikonal_at == "spread":
+            places = spread_points(rendered.points, samples.ray, len(origins), generator)
+            eikonal = (slopes(self.model, places).norm(dim=1) - 1).square().mean()
+            loss = loss + train.eikonal_weight * eikonal
+            scalars["eikonal"] = eikonal.detach()
+        if train.smooth_weight:
+            roots = surface_points(rendered, samples, origins, directions)
+            smooth = smoothness(self.model, roots, generator)
             loss = loss + train.smooth_weight * smooth
             scalars["smooth"] = smooth.detach()
         if not torch.isfinite(loss):
@@ -195,11 +202,13 @@ def losses(
     error = (rendered.colour - truth) * counted[:, None]
     error = error.abs() if settings.colour == "l1" else error.square()
     colour = error.sum() / (counted.sum() + 1e-5)
-    near = (rendered.points.norm(dim=1) < RELAXED).float()
-    excess = rendered.shaded.gradient.norm(dim=1) - 1
-    eikonal = (near * excess.square()).sum() / (near.sum() + 1e-5)
-    loss = settings.colour_weight * colour + settings.eikonal_weight * eikonal
-    scalars = {"colour": colour.detach(), "eikonal": eikonal.detach()}
+    loss, scalars = settings.colour_weight * colour, {"colour": colour.detach()}
+    if settings.eikonal_at == "samples":
+        near = (rendered.points.norm(dim=1) < RELAXED).float()
+        excess = rendered.shaded.gradient.norm(dim=1) - 1
+        eikonal = (near * excess.square()).sum() / (near.sum() + 1e-5)
+        loss = loss + settings.eikonal_weight * eikonal
+        scalars["eikonal"] = eikonal.detach()
     if settings.mask_weight:
         opacity = rendered.opacity.clamp(1e-3, 1 - 1e-3)
         cross = -(mask * opacity.log() + (1 - mask) * (1 - opacity).log()).mean()
@@ -208,19 +217,48 @@ def losses(
     return loss, scalars
 
 
-def smoothness(model: Model, rendered: Rendered, generator: torch.Generator) -> Tensor:
-    """The mean difference between the unit normals at the points nearest to the surface, as many as
-    rays, and beside them."""
-    count = min(len(rendered.opacity), len(rendered.points))
-    near = rendered.shaded.sdf.abs().topk(count, largest=False, sorted=False).indices
-    noise = torch.rand(len(near), 3, generator=generator, device=near.device) - 0.5
-    beside = (rendered.points[near] + BESIDE * noise).detach().requires_grad_()
-    (gradient,) = torch.autograd.grad(model.raw_sdf(beside).sum(), beside, create_graph=True)
-    one, other = (
-        value / (value.norm(dim=1, keepdim=True) + 1e-5)
-        for value in (rendered.shaded.gradient[near], gradient)
-    )
-    return (one - other).norm(dim=1).mean()
+def surface_points(
+    rendered: Rendered, samples: RaySamples, origins: Tensor, directions: Tensor
+) -> Tensor:
+    """Where rays (n, 3) first enter the solid, (k, 3), of those that do: by a secant between the
+    two samples of an interval whose distances have different signs."""
+    sdf, ray, t = rendered.shaded.sdf.detach(), samples.ray, samples.middle
+    same = (ray[1:] == ray[:-1]) & (samples.interval[1:] == samples.interval[:-1])
+    place = ((sdf[:-1] > 0) & (sdf[1:] <= 0) & same).nonzero()[:, 0]
+    first = torch.ones_like(place, dtype=torch.bool)
+    first[1:] = ray[place[1:]] != ray[place[:-1]]
+    place = place[first]
+    above, below = sdf[place], sdf[place + 1]
+    root = t[place] + (t[place + 1] - t[place]) * above / (above - below)
+    return origins[ray[place]] + root[:, None] * directions[ray[place]]
+
+
+def smoothness(model: Model, points: Tensor, generator: torch.Generator) -> Tensor:
+    """The mean difference between the unit normals at points (n, 3) of the surface and beside
+    them; 0 where there are none."""
+    noise = torch.rand(len(points), 3, generator=generator, device=points.device) - 0.5
+    gradient = slopes(model, torch.cat([points, points + BESIDE * noise]))
+    one, other = (gradient / (gradient.norm(dim=1, keepdim=True) + 1e-5)).chunk(2)
+    return (one - other).norm(dim=1).sum() / max(len(points), 1)
+
+
+def spread_points(points: Tensor, ray: Tensor, rays: int, generator: torch.Generator) -> Tensor:
+    """A random one of the points (m, 3) of each ray (m,) that has some, and points of the cube
+    [-1, 1]^3, half as many as there are rays: (k, 3)."""
+    device = points.device
+    _, count = ranks(ray, rays)
+    seen = count > 0
+    chosen = torch.rand(rays, generator=generator, device=device) * count
+    index = (count.cumsum(0) - count + chosen.long().minimum(count - 1))[seen]
+    cube = 2 * torch.rand(-(-rays // 2), 3, generator=generator, device=device) - 1
+    return torch.cat([points[index], cube])
+
+
+def slopes(model: Model, points: Tensor) -> Tensor:
+    """Gradients (n, 3) of the distance at points (n, 3), differentiable in the parameters."""
+    points = points.detach().requires_grad_()
+    (gradient,) = torch.autograd.grad(model.raw_sdf(points).sum(), points, create_graph=True)
+    return gradient
 
 
 def schedule(step: int, settings: TrainSettings) -> float:
