@@ -24,12 +24,12 @@ from dss.checkpoint import (
 from dss.config import MAX_NUMBER, PhotoConfig, TrainSettings
 from dss.errors import InputError
 from dss.reconstruction.models import build_model
-from dss.reconstruction.models.base import Model
+from dss.reconstruction.models.base import Model, Step
 from dss.reconstruction.ray_samples import RaySamples, ranks
 from dss.reconstruction.samplers import build_sampler
 from dss.reconstruction.scene import Scene
+from dss.reconstruction.views import Views, bilinear
 from dss.reconstruction.volume_rendering import Rendered, background_colour, render_rays
-from dss.rendering.cameras import Cameras
 
 RELAXED = 1.2  # radius within which gradients are taught to have length 1
 BESIDE = 0.01  # edge of the cube in which normals should agree
@@ -53,8 +53,8 @@ class Training:
             {"params": [value for name, value in named if name == "v"], "scale": lr * ratio},
         ]
         self.optimizer = torch.optim.Adam(groups, lr, fused=True)
-        self.cameras = Cameras.of([photo.camera for photo in scene.photos], device)
-        self.pixels = scene.load().to(device)
+        cameras = [photo.camera for photo in scene.photos]
+        self.views = Views.of(cameras, scene.load().to(device))
 
     def run_step(self) -> dict[str, Tensor | float]:
         """One step; returns the scalars to report.
@@ -72,7 +72,9 @@ class Training:
         for group in self.optimizer.param_groups:
             group["lr"] = group["scale"] * schedule(self.step, train)
 
-        origins, directions, pixels = self._draw(generator)
+        photo, places = self._draw(generator)
+        origins, directions = self.views.cameras.rays(photo, places)
+        pixels = bilinear(self.views.images, photo, places)
         background = background_colour(scene, self.device)
         if scene.background == "random":
             background = torch.rand(len(origins), 3, generator=generator, device=self.device)
@@ -97,6 +99,13 @@ class Training:
             smooth = smoothness(self.model, roots, generator)
             loss = loss + train.smooth_weight * smooth
             scalars["smooth"] = smooth.detach()
+        drawn = Step(
+            self.step - 1, self.views, photo, places, samples, rendered.points, rendered.shaded,
+            self.sampler, background_colour(scene, self.device),
+        )  # fmt: skip
+        for name, term in self.model.extra_losses(drawn).items():
+            loss = loss + term
+            scalars[name] = term.detach()
         if not torch.isfinite(loss):
             raise InputError(f"step {self.step}: the loss is not finite; lower train.lr")
         self.optimizer.zero_grad()
@@ -105,8 +114,8 @@ class Training:
         rays = len(origins)
         return scalars | {"samples": len(samples.ray) / rays, "rays": float(rays)}
 
-    def _draw(self, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
-        """Origins, directions (n, 3) and pixels (n, 4) of a step."""
+    def _draw(self, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """The photo (n,) int64 and the pixel coordinates (n, 2) of each ray of a step."""
         photos, device, count = self.scene.photos, self.device, self.rays
         places = None
         if self.config.train.pixels == "photo":  # a fresh order of the photos per round, as NeuS
@@ -123,7 +132,7 @@ class Training:
             size = torch.tensor([camera.width, camera.height], device=device)
             places = torch.rand(count, 2, generator=generator, device=device) * size
             places = places.floor() + 0.5
-        return *self.cameras.rays(photo, places), bilinear(self.pixels, photo, places)
+        return photo, places
 
     def save(self, path: Path) -> None:
         """Write the resumable state."""
@@ -271,18 +280,3 @@ def schedule(step: int, settings: TrainSettings) -> float:
     if settings.lr_decay == "exponential":
         return final**progress
     return (1 + math.cos(math.pi * progress)) / 2 * (1 - final) + final
-
-
-def bilinear(images: Tensor, index: Tensor, places: Tensor) -> Tensor:
-    """Values (n, c) of the images (k, h, w, c) that `index` (n,) names, at continuous pixel
-    coordinates (n, 2), x before y; exact at pixel centres, constant beyond the outermost ones."""
-    size = torch.tensor([images.shape[2], images.shape[1]], device=images.device)
-    place = (places - 0.5).clamp(min=0).minimum((size - 1).to(places))
-    low = place.floor().long()
-    high = (low + 1).minimum(size - 1)
-    x, y = (place - low).to(images).split(1, dim=1)
-    top, bottom = (
-        images[index, row, low[:, 0]] * (1 - x) + images[index, row, high[:, 0]] * x
-        for row in (low[:, 1], high[:, 1])
-    )
-    return top * (1 - y) + bottom * y
