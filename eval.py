@@ -4,7 +4,8 @@ python eval.py runs/quickstart --export quickstart.ply
 python eval.py runs/* --json all.json
 python eval.py decoded.ply --mesh original.ply
 python eval.py runs/deepsdf_points_bunny    a point cloud: against the points, or a true --mesh
-python eval.py runs/neus_shell_chair --export chair.ply    a surface from photos: its mesh
+python eval.py runs/neus_shell_chair --mesh chair.ply      a surface from photos: what cameras see
+python eval.py runs/neus_dtu_scan24 --mesh "MVS Data"      by DTU's official protocol
 """
 
 from pathlib import Path
@@ -30,8 +31,7 @@ def main() -> None:
     options.add_argument("--weights", type=Path, help="write the field as its method's authors do")
     args = options.parse_args()
     with cli.importing():
-        from dss.evaluation.geometry import COLUMNS
-        from dss.evaluation.measure import measure_file, measure_run
+        from dss.evaluation.measure import COLUMNS, measure_file, measure_run
         from dss.rendering.isosurface import check_suffix, export
         from dss.run import PhotoRun, open_run
         from dss.tables import mean_of, table, write_json
@@ -49,7 +49,7 @@ def main() -> None:
         else:
             run = open_run(path, device)
             if isinstance(run, PhotoRun):
-                cli.refuse(args, "surfaces from photos", "weights", "data")
+                cli.refuse(args, "surfaces from photos", "weights")
             result, written = measure_run(run, args.data, **shown), path / "eval.json"
             try:
                 write_json(written, result.metrics)

@@ -4,6 +4,7 @@
     python train.py --config fast --mesh bunny.obj --out runs/bunny fit.epochs=50
     python train.py --config deepsdf_points_smooth --mesh cloud.pts
     python train.py --config neus_shell_tiny --data nerf_synthetic/chair
+    python train.py --config neus_shell_tiny             photos of the demo mesh
 
 A run that was interrupted is resumed by the same command.
 """

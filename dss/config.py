@@ -161,7 +161,8 @@ class MeshConfig(Section):
 
 
 class SceneSettings(Section):
-    path: str = ""  # a folder in the NeRF-synthetic or the DTU layout
+    # a folder in the NeRF-synthetic or the DTU layout, or `demo`: photos of the demo mesh
+    path: str = "demo"
     downscale: Count = 1  # each pixel is the mean of downscale x downscale pixels of the files
     background: Literal["white", "black", "random"] = (
         "white"  # random: in training; white in pictures
@@ -191,6 +192,9 @@ class TrainSettings(Section):
     colour_weight: Positive = 1.0
     mask_weight: NonNegative = 0.0  # of the cross entropy between opacity and mask
     eikonal_weight: NonNegative = 0.1
+    # where gradients shall have length 1: at the samples (NeuS), or at one sample of each ray and
+    # half as many points of the cube (VolSDF)
+    eikonal_at: Literal["samples", "spread"] = "samples"
     smooth_weight: NonNegative = (
         0.0  # of the difference between normals at the surface and beside it
     )

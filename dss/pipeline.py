@@ -206,9 +206,12 @@ def _seeds(config: MeshConfig) -> range:
 def _fit_photos(
     config: PhotoConfig, folder: Path, device: torch.device, progress: Progress
 ) -> PhotoRun:
+    from dss.reconstruction.made_scene import demo_scene
     from dss.reconstruction.scene import load_scene
 
     enter_folder(folder, config)
+    if config.scene.path == "demo":
+        demo_scene(progress)
     scene = load_scene(config.scene, "train")
     open_folder(folder, config)
     camera, similarity = scene.photos[0].camera, scene.similarity

@@ -182,7 +182,12 @@ def chamfer(first: np.ndarray, second: np.ndarray) -> float:
     Two samplings of one surface of area A with n points each have 2 A / (pi n).
     """
     pairs = (first, second), (second, first)
-    return sum(float(np.square(cKDTree(b).query(a, workers=-1)[0]).mean()) for a, b in pairs)
+    return sum(float(np.square(nearest_distances(*pair)).mean()) for pair in pairs)
+
+
+def nearest_distances(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    """The distance (n,) from each of the points (n, 3) to the nearest of others (m, 3)."""
+    return cKDTree(second).query(first, workers=-1)[0]
 
 
 def normal_angles(

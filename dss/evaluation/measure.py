@@ -8,9 +8,10 @@ import torch
 import trimesh
 
 from dss.errors import InputError
-from dss.evaluation import photos, protocols, renders
+from dss.evaluation import geometry, photo_geometry, photos, protocols, renders
 from dss.evaluation.geometry import evaluate, evaluate_cloud, load_prediction, shape_of
 from dss.evaluation.images import SSIM_WINDOW
+from dss.evaluation.photo_geometry import measure_geometry
 from dss.evaluation.protocols import PROTOCOLS, compare
 from dss.fields import Field
 from dss.geometry.distance import MeshDistance
@@ -21,6 +22,7 @@ from dss.rendering.cameras import PAPER_SIZE, PAPER_VIEWS
 from dss.run import PhotoRun, Run
 from dss.tables import mean_of
 
+COLUMNS = (*photo_geometry.COLUMNS, *geometry.COLUMNS)
 PICTURE_COLUMNS = tuple(
     {
         column.key: column for module in (protocols, renders, photos) for column in module.COLUMNS
@@ -43,11 +45,13 @@ def measure_run(run: Run, data: str | None = None, resolution: int = 256) -> Mea
     where it has moved).
 
     After a fit to a point cloud, `data` may name the true mesh; else the mesh is compared with the
-    points. A surface from photos has no true mesh: what is known of it is its own shape.
+    points. A surface from photos is compared with the scene's mesh or with `data`, see
+    `measure_geometry`; where there is neither, what is known of it is its own shape.
     """
     mesh = run.surface(resolution)
     if isinstance(run, PhotoRun):
-        return Measured(mesh, run.similarity, shape_of(mesh))
+        metrics = measure_geometry(run, mesh, data) | shape_of(mesh)
+        return Measured(mesh, run.similarity, metrics)
     truth = run.load_truth(data)
     if isinstance(truth, Mesh):
         metrics = evaluate(mesh, truth, run.file, run.field, run.field.device)

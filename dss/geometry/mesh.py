@@ -90,22 +90,7 @@ def load_mesh(path: Path | str, radius: float = 0.9, repair: Repair = "none") ->
     if not 0 < radius <= 1:
         remedy = "choose one above 0 and at most 1, such as 0.9"
         raise InputError(f"{path}: cannot be given the radius {radius:g}; {remedy}")
-    vertices, faces, sha256 = _read(path)
-    if not len(faces):
-        reason = "no faces (a point cloud, a curve, or a damaged file)"
-        raise InputError(f"{path}: {reason}; give a complete triangle mesh")
-    if faces.min() < 0 or faces.max() >= len(vertices):
-        raise InputError(
-            f"{path}: a face names a vertex that is not there; the file is damaged, export it again"
-        )
-    listed, used = len(vertices), np.unique(faces)
-    if len(used) < listed:  # those that no face uses may be anywhere, and say nothing of the size
-        vertices, faces = vertices[used], np.searchsorted(used, faces)
-    unusable = int((~np.isfinite(vertices)).any(1).sum())
-    if unusable:
-        reason = f"{unusable} of {len(vertices)} vertices are NaN or infinite"
-        raise InputError(f"{path}: {reason}; remove them, or export the mesh again")
-
+    vertices, faces, sha256, listed = _usable(path)
     low, high = vertices.min(0), vertices.max(0)
     middle, size = 0.5 * low + 0.5 * high, float((0.5 * high - 0.5 * low).max())
     if not 1e-150 < size < 1e150:
@@ -121,6 +106,15 @@ def load_mesh(path: Path | str, radius: float = 0.9, repair: Repair = "none") ->
     center, reach = enclosing_ball(vertices)
     similarity = Similarity(tuple((middle + size * center).tolist()), size * reach / radius)
     return Mesh((vertices - center) * (radius / reach), faces, similarity, report, path, sha256)
+
+
+def load_surface(path: Path | str) -> tuple[np.ndarray, np.ndarray]:
+    """Vertices (v, 3) float64 and faces (f, 3) int64 of a mesh file, as they stand and in its
+    units. It may be open, as scans are.
+
+    Raises InputError on a file that is not a mesh.
+    """
+    return _usable(str(path))[:2]
 
 
 def enclosing_ball(points: np.ndarray) -> tuple[np.ndarray, float]:
@@ -170,6 +164,27 @@ def _edges(vertices: np.ndarray, faces: np.ndarray) -> tuple[np.ndarray, np.ndar
     """First corner, and the two edges that leave it, (f, 3) each."""
     a, b, c = (vertices[faces[:, k]] for k in range(3))
     return a, b - a, c - a
+
+
+def _usable(path: str) -> tuple[np.ndarray, np.ndarray, str, int]:
+    """What `_read` finds, without the vertices that no face uses, and how many there were with
+    them. Raises InputError where a file is not a mesh."""
+    vertices, faces, sha256 = _read(path)
+    if not len(faces):
+        reason = "no faces (a point cloud, a curve, or a damaged file)"
+        raise InputError(f"{path}: {reason}; give a complete triangle mesh")
+    if faces.min() < 0 or faces.max() >= len(vertices):
+        raise InputError(
+            f"{path}: a face names a vertex that is not there; the file is damaged, export it again"
+        )
+    listed, used = len(vertices), np.unique(faces)
+    if len(used) < listed:  # those that no face uses may be anywhere, and say nothing of the size
+        vertices, faces = vertices[used], np.searchsorted(used, faces)
+    unusable = int((~np.isfinite(vertices)).any(1).sum())
+    if unusable:
+        reason = f"{unusable} of {len(vertices)} vertices are NaN or infinite"
+        raise InputError(f"{path}: {reason}; remove them, or export the mesh again")
+    return vertices, faces, sha256, listed
 
 
 def _read(path: str) -> tuple[np.ndarray, np.ndarray, str]:

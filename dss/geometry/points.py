@@ -72,20 +72,7 @@ def load_points(path: Path | str, radius: float = 0.9, normals: str = "auto") ->
     cloud, on NaN and zero normals, on fewer than MIN_POINTS points, and where normals are asked for
     and absent.
     """
-    path = Path(path)
-    suffix = path.suffix.lower()
-    if suffix not in FORMATS:
-        raise InputError(f"{path}: not a point cloud; give one of {', '.join(FORMATS)}")
-    try:
-        if not is_file(path):
-            raise FileNotFoundError(None, "no such file")
-        content = path.read_bytes()
-    except OSError as error:
-        raise InputError(
-            f"{path}: cannot be read ({error.strerror}); name a point cloud"
-        ) from error
-    points, given = _read_ply(path, content) if suffix == ".ply" else _read_text(path, content)
-
+    points, given, content = _read(path)
     count = len(np.unique(points, axis=0))
     if count < MIN_POINTS:
         raise InputError(
@@ -122,6 +109,32 @@ def load_points(path: Path | str, radius: float = 0.9, normals: str = "auto") ->
     sha256 = hashlib.sha256(content).hexdigest()
     similarity = Similarity(tuple((middle + size * center).tolist()), size * reach / radius)
     return PointCloud(points, found, similarity, estimated, str(path), sha256)
+
+
+def read_points(path: Path | str) -> np.ndarray:
+    """The points (n, 3) float64 of a point cloud file as they stand. Raises InputError on a file
+    that is not a point cloud, or not finite."""
+    points = _read(path)[0]
+    if not len(points) or not np.isfinite(points).all():
+        raise InputError(f"{path}: has no points, or some that are NaN or infinite; fetch it again")
+    return points
+
+
+def _read(path: Path | str) -> tuple[np.ndarray, np.ndarray | None, bytes]:
+    """Points (n, 3), normals (n, 3) where there are some, and the bytes of a point cloud file."""
+    path = Path(path)
+    suffix = path.suffix.lower()
+    if suffix not in FORMATS:
+        raise InputError(f"{path}: not a point cloud; give one of {', '.join(FORMATS)}")
+    try:
+        if not is_file(path):
+            raise FileNotFoundError(None, "no such file")
+        content = path.read_bytes()
+    except OSError as error:
+        raise InputError(
+            f"{path}: cannot be read ({error.strerror}); name a point cloud"
+        ) from error
+    return *(_read_ply if suffix == ".ply" else _read_text)(path, content), content
 
 
 def sample_points(mesh: Mesh, count: int, seed: int = 0) -> PointCloud:

@@ -34,6 +34,11 @@ class NetworkSettings(Settings):
     feature: Count = 256  # floats that the distance network passes to the colour network
     colour_layers: Layers = 4  # hidden layers of the colour network
     colour_width: Count = 256  # of each hidden layer of the colour network
+    # what is behind the unit ball: the scene's colour, or what background.py says
+    background: Literal["none", "nerf++", "ball"] = "none"
+    background_samples: Count = 32  # per ray, of a background
+    background_layers: Layers = 8  # `nerf++`: hidden layers
+    background_width: Count = 256  # `nerf++`: of each hidden layer
 
     def least_parameters(self) -> int:
         hidden = (self.layers - 1) * self.width**2 + self.feature * self.width
@@ -41,11 +46,11 @@ class NetworkSettings(Settings):
 
 
 class Frequency(nn.Module):
-    """x, then sin and cos of 2^k x for k < octaves: (n, 3) -> (n, 3 + 6 octaves)."""
+    """x, then sin and cos of 2^k x for k < octaves: (n, d) -> (n, d + 2 d octaves)."""
 
-    def __init__(self, octaves: int):
+    def __init__(self, octaves: int, dimensions: int = 3):
         super().__init__()
-        self.out = 3 + 6 * octaves
+        self.out = dimensions * (1 + 2 * octaves)
         self.register_buffer("rates", 2.0 ** torch.arange(octaves), persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:

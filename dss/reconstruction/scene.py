@@ -23,6 +23,7 @@ from dss.config import SceneSettings
 from dss.errors import InputError, listed
 from dss.files import is_file, is_folder
 from dss.geometry.similarity import Similarity
+from dss.reconstruction.made_scene import demo_scene
 from dss.reconstruction.nerf_synthetic import MAX_BYTES, posed_images, require_inside
 from dss.reconstruction.visual_hull import any_camera_sees, visual_hull
 from dss.rendering.cameras import Camera
@@ -100,7 +101,7 @@ def load_scene(settings: SceneSettings, split: str, similarity: Similarity | Non
     train; with 0, all pictures are both. Raises InputError on files that are missing, broken or
     disagree.
     """
-    path = Path(settings.path)
+    path = demo_scene() if settings.path == "demo" else Path(settings.path)
     if not settings.path or not is_folder(path):
         raise InputError(
             f"scene.path: no such folder as {settings.path!r}; "
@@ -129,6 +130,11 @@ def load_scene(settings: SceneSettings, split: str, similarity: Similarity | Non
     similarity = similarity or _similarity(settings, photos, masked, given, path)
     photos = [replace(photo, camera=photo.camera.moved(similarity)) for photo in photos]
     return Scene(photos, similarity, masked, path)
+
+
+def is_scene(path: Path | str) -> bool:
+    """Whether a folder holds a scene in either layout."""
+    return is_file(Path(path, "transforms_train.json")) or _is_dtu(Path(path))
 
 
 def scene_sha256(path: Path | str) -> str:

@@ -24,11 +24,12 @@ from dss.checkpoint import (
 from dss.config import MAX_NUMBER, PhotoConfig, TrainSettings
 from dss.errors import InputError
 from dss.reconstruction.models import build_model
-from dss.reconstruction.models.base import Model
+from dss.reconstruction.models.base import Model, Step
+from dss.reconstruction.ray_samples import RaySamples, ranks
 from dss.reconstruction.samplers import build_sampler
 from dss.reconstruction.scene import Scene
+from dss.reconstruction.views import Views, bilinear
 from dss.reconstruction.volume_rendering import Rendered, background_colour, render_rays
-from dss.rendering.cameras import Cameras
 
 RELAXED = 1.2  # radius within which gradients are taught to have length 1
 BESIDE = 0.01  # edge of the cube in which normals should agree
@@ -52,8 +53,8 @@ class Training:
             {"params": [value for name, value in named if name == "v"], "scale": lr * ratio},
         ]
         self.optimizer = torch.optim.Adam(groups, lr, fused=True)
-        self.cameras = Cameras.of([photo.camera for photo in scene.photos], device)
-        self.pixels = scene.load().to(device)
+        cameras = [photo.camera for photo in scene.photos]
+        self.views = Views.of(cameras, scene.load().to(device))
 
     def run_step(self) -> dict[str, Tensor | float]:
         """One step; returns the scalars to report.
@@ -62,6 +63,8 @@ class Training:
         not finite, or the sampler cannot go on.
         """
         train, scene = self.config.train, self.config.scene
+        if not self.scene.masked:  # all pixels would be said to be the object
+            train = train.model_copy(update={"mask_weight": 0.0})
         seed = self.config.seed + 1_000_003 * (self.step + 1)
         generator = torch.Generator(self.device).manual_seed(seed)
         self.model.anneal(min(1.0, self.step / train.anneal_steps) if train.anneal_steps else 1.0)
@@ -69,7 +72,9 @@ class Training:
         for group in self.optimizer.param_groups:
             group["lr"] = group["scale"] * schedule(self.step, train)
 
-        origins, directions, pixels = self._draw(generator)
+        photo, places = self._draw(generator)
+        origins, directions = self.views.cameras.rays(photo, places)
+        pixels = bilinear(self.views.images, photo, places)
         background = background_colour(scene, self.device)
         if scene.background == "random":
             background = torch.rand(len(origins), 3, generator=generator, device=self.device)
@@ -78,14 +83,29 @@ class Training:
         if train.samples:
             wanted = int(len(origins) * train.samples / max(len(samples.ray), 1))
             self.rays = min(max(wanted, MIN_RAYS), train.max_rays)
-        if not len(samples.ray):  # nothing but background, from which there is nothing to learn
+        # Nothing but background, from which there is nothing to learn unless the model has it, too
+        if not len(samples.ray) and self.model.backdrop is None:
             return {"samples": 0.0}
-        rendered = render_rays(self.model, samples, origins, directions, background)
+        behind = self.model.behind(origins, directions, background, generator)
+        rendered = render_rays(self.model, samples, origins, directions, behind)
         loss, scalars = losses(rendered, pixels, background, train)
+        if train.eikonal_at == "spread":
+            places = spread_points(rendered.points, samples.ray, len(origins), generator)
+            eikonal = (slopes(self.model, places).norm(dim=1) - 1).square().mean()
+            loss = loss + train.eikonal_weight * eikonal
+            scalars["eikonal"] = eikonal.detach()
         if train.smooth_weight:
-            smooth = smoothness(self.model, rendered, generator)
+            roots = surface_points(rendered, samples, origins, directions)
+            smooth = smoothness(self.model, roots, generator)
             loss = loss + train.smooth_weight * smooth
             scalars["smooth"] = smooth.detach()
+        drawn = Step(
+            self.step - 1, self.views, photo, places, samples, rendered.points, rendered.shaded,
+            self.sampler, background_colour(scene, self.device),
+        )  # fmt: skip
+        for name, term in self.model.extra_losses(drawn).items():
+            loss = loss + term
+            scalars[name] = term.detach()
         if not torch.isfinite(loss):
             raise InputError(f"step {self.step}: the loss is not finite; lower train.lr")
         self.optimizer.zero_grad()
@@ -94,8 +114,8 @@ class Training:
         rays = len(origins)
         return scalars | {"samples": len(samples.ray) / rays, "rays": float(rays)}
 
-    def _draw(self, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
-        """Origins, directions (n, 3) and pixels (n, 4) of a step."""
+    def _draw(self, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """The photo (n,) int64 and the pixel coordinates (n, 2) of each ray of a step."""
         photos, device, count = self.scene.photos, self.device, self.rays
         places = None
         if self.config.train.pixels == "photo":  # a fresh order of the photos per round, as NeuS
@@ -112,7 +132,7 @@ class Training:
             size = torch.tensor([camera.width, camera.height], device=device)
             places = torch.rand(count, 2, generator=generator, device=device) * size
             places = places.floor() + 0.5
-        return *self.cameras.rays(photo, places), bilinear(self.pixels, photo, places)
+        return photo, places
 
     def save(self, path: Path) -> None:
         """Write the resumable state."""
@@ -191,11 +211,13 @@ def losses(
     error = (rendered.colour - truth) * counted[:, None]
     error = error.abs() if settings.colour == "l1" else error.square()
     colour = error.sum() / (counted.sum() + 1e-5)
-    near = (rendered.points.norm(dim=1) < RELAXED).float()
-    excess = rendered.shaded.gradient.norm(dim=1) - 1
-    eikonal = (near * excess.square()).sum() / (near.sum() + 1e-5)
-    loss = settings.colour_weight * colour + settings.eikonal_weight * eikonal
-    scalars = {"colour": colour.detach(), "eikonal": eikonal.detach()}
+    loss, scalars = settings.colour_weight * colour, {"colour": colour.detach()}
+    if settings.eikonal_at == "samples":
+        near = (rendered.points.norm(dim=1) < RELAXED).float()
+        excess = rendered.shaded.gradient.norm(dim=1) - 1
+        eikonal = (near * excess.square()).sum() / (near.sum() + 1e-5)
+        loss = loss + settings.eikonal_weight * eikonal
+        scalars["eikonal"] = eikonal.detach()
     if settings.mask_weight:
         opacity = rendered.opacity.clamp(1e-3, 1 - 1e-3)
         cross = -(mask * opacity.log() + (1 - mask) * (1 - opacity).log()).mean()
@@ -204,19 +226,48 @@ def losses(
     return loss, scalars
 
 
-def smoothness(model: Model, rendered: Rendered, generator: torch.Generator) -> Tensor:
-    """The mean difference between the unit normals at the points nearest to the surface, as many as
-    rays, and beside them."""
-    count = min(len(rendered.opacity), len(rendered.points))
-    near = rendered.shaded.sdf.abs().topk(count, largest=False, sorted=False).indices
-    noise = torch.rand(len(near), 3, generator=generator, device=near.device) - 0.5
-    beside = (rendered.points[near] + BESIDE * noise).detach().requires_grad_()
-    (gradient,) = torch.autograd.grad(model.raw_sdf(beside).sum(), beside, create_graph=True)
-    one, other = (
-        value / (value.norm(dim=1, keepdim=True) + 1e-5)
-        for value in (rendered.shaded.gradient[near], gradient)
-    )
-    return (one - other).norm(dim=1).mean()
+def surface_points(
+    rendered: Rendered, samples: RaySamples, origins: Tensor, directions: Tensor
+) -> Tensor:
+    """Where rays (n, 3) first enter the solid, (k, 3), of those that do: by a secant between the
+    two samples of an interval whose distances have different signs."""
+    sdf, ray, t = rendered.shaded.sdf.detach(), samples.ray, samples.middle
+    same = (ray[1:] == ray[:-1]) & (samples.interval[1:] == samples.interval[:-1])
+    place = ((sdf[:-1] > 0) & (sdf[1:] <= 0) & same).nonzero()[:, 0]
+    first = torch.ones_like(place, dtype=torch.bool)
+    first[1:] = ray[place[1:]] != ray[place[:-1]]
+    place = place[first]
+    above, below = sdf[place], sdf[place + 1]
+    root = t[place] + (t[place + 1] - t[place]) * above / (above - below)
+    return origins[ray[place]] + root[:, None] * directions[ray[place]]
+
+
+def smoothness(model: Model, points: Tensor, generator: torch.Generator) -> Tensor:
+    """The mean difference between the unit normals at points (n, 3) of the surface and beside
+    them; 0 where there are none."""
+    noise = torch.rand(len(points), 3, generator=generator, device=points.device) - 0.5
+    gradient = slopes(model, torch.cat([points, points + BESIDE * noise]))
+    one, other = (gradient / (gradient.norm(dim=1, keepdim=True) + 1e-5)).chunk(2)
+    return (one - other).norm(dim=1).sum() / max(len(points), 1)
+
+
+def spread_points(points: Tensor, ray: Tensor, rays: int, generator: torch.Generator) -> Tensor:
+    """A random one of the points (m, 3) of each ray (m,) that has some, and points of the cube
+    [-1, 1]^3, half as many as there are rays: (k, 3)."""
+    device = points.device
+    _, count = ranks(ray, rays)
+    seen = count > 0
+    chosen = torch.rand(rays, generator=generator, device=device) * count
+    index = (count.cumsum(0) - count + chosen.long().minimum(count - 1))[seen]
+    cube = 2 * torch.rand(-(-rays // 2), 3, generator=generator, device=device) - 1
+    return torch.cat([points[index], cube])
+
+
+def slopes(model: Model, points: Tensor) -> Tensor:
+    """Gradients (n, 3) of the distance at points (n, 3), differentiable in the parameters."""
+    points = points.detach().requires_grad_()
+    (gradient,) = torch.autograd.grad(model.raw_sdf(points).sum(), points, create_graph=True)
+    return gradient
 
 
 def schedule(step: int, settings: TrainSettings) -> float:
@@ -229,18 +280,3 @@ def schedule(step: int, settings: TrainSettings) -> float:
     if settings.lr_decay == "exponential":
         return final**progress
     return (1 + math.cos(math.pi * progress)) / 2 * (1 - final) + final
-
-
-def bilinear(images: Tensor, index: Tensor, places: Tensor) -> Tensor:
-    """Values (n, c) of the images (k, h, w, c) that `index` (n,) names, at continuous pixel
-    coordinates (n, 2), x before y; exact at pixel centres, constant beyond the outermost ones."""
-    size = torch.tensor([images.shape[2], images.shape[1]], device=images.device)
-    place = (places - 0.5).clamp(min=0).minimum((size - 1).to(places))
-    low = place.floor().long()
-    high = (low + 1).minimum(size - 1)
-    x, y = (place - low).to(images).split(1, dim=1)
-    top, bottom = (
-        images[index, row, low[:, 0]] * (1 - x) + images[index, row, high[:, 0]] * x
-        for row in (low[:, 1], high[:, 1])
-    )
-    return top * (1 - y) + bottom * y

@@ -107,14 +107,15 @@ def render_stopped(
 def render_picture(
     model: Model, sampler: Sampler, camera: Camera, background: Tensor, settings: RenderSettings
 ) -> Picture:
-    """What a camera sees before a background (3,). The time is from pixels to colours on the
-    device."""
+    """What a camera sees before a background (3,), or before the model's own. The time is from
+    pixels to colours on the device."""
     start, count, empty = time.perf_counter(), 0, 0
     colours, normals, opacities = [], [], []
     for pixels in camera.centers().to(model.device).split(settings.chunk):
         rays = camera.rays(pixels)
         samples = sampler.sample(model, *rays)
-        part = render_stopped(model, samples, *rays, background, settings.min_transmittance)
+        behind = model.behind(*rays, background)
+        part = render_stopped(model, samples, *rays, behind, settings.min_transmittance)
         count += len(part.points)
         empty += int((torch.bincount(samples.ray, minlength=len(pixels)) == 0).sum())
         colours.append(part.colour)

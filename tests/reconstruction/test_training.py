@@ -14,7 +14,7 @@ from dss.reconstruction.samplers.shell import ShellSettings
 from dss.reconstruction.samplers.sphere_cloud import SphereCloudSettings
 from dss.reconstruction.samplers.uniform import UniformSettings
 from dss.reconstruction.scene import load_scene
-from dss.reconstruction.training import Training, bilinear, losses, schedule, train
+from dss.reconstruction.training import Training, bilinear, losses, schedule, spread_points, train
 from dss.reconstruction.volume_rendering import Rendered
 from dss.shell.dual_shell import DualShell
 from tests.helpers import SMALL, write_synthetic
@@ -133,6 +133,38 @@ def test_losses_by_hand():
     pixel = torch.tensor([[0.0, 0, 0, 0.4]])  # outside the mask, for the most part
     outside, _ = losses(rendered([0.0, 0, 0], 0.25), pixel, white, config)
     assert outside.item() == pytest.approx(0.4, rel=1e-4)
+
+
+def test_gradients_at_one_sample_of_each_ray_and_in_the_cube():
+    ray = torch.tensor([0, 0, 0, 2, 2, 5])
+    points = torch.arange(6.0)[:, None].expand(6, 3) + 10
+    seen = set()
+    for seed in range(50):
+        found = spread_points(points, ray, 7, torch.Generator().manual_seed(seed))
+        near, cube = found[:3, 0], found[3:]
+        assert near[0] in (10, 11, 12) and near[1] in (13, 14) and near[2] == 15
+        assert len(cube) == 4 and cube.abs().max() <= 1
+        seen.update(near.tolist())
+    assert seen == {10, 11, 12, 13, 14, 15}
+    none = spread_points(points[:0], ray[:0], 7, torch.Generator())
+    assert none.shape == (4, 3)
+
+
+def test_eikonal_elsewhere(config, monkeypatch):
+    """The loss has the term at the spread points, and none at the samples."""
+    config = changed(config, train=changed(TRAIN, eikonal_at="spread", mask_weight=0.0))
+    training, asked = Training(config, load_scene(config.scene, "train"), CPU), []
+
+    def constant(model, points):
+        asked.append(points)
+        return torch.full_like(points, 3.0) / 3**0.5  # of length 3
+
+    monkeypatch.setattr("dss.reconstruction.training.slopes", constant)
+    scalars = training.run_step()
+    assert scalars["eikonal"] == pytest.approx(4) and len(asked[0]) == 64 + 32
+    pixel, white = torch.tensor([[0.2, 0.1, 0.0, 0.5]]), torch.ones(3)
+    loss, _ = losses(rendered([0.6, 0.6, 0.8], 0.25), pixel, white, config.train)
+    assert loss.item() == pytest.approx(0.4, rel=1e-4)
 
 
 def test_schedule():

@@ -102,12 +102,12 @@ def test_bad_requests_end_in_one_line(small, synthetic, tmp_path, script):
     ("command", "option"),
     [
         *(("render", option) for option in ("--size=64", "--views=3", "--up=z", "--animate=gif")),
-        *(("eval", option) for option in ("--weights=a.h5", "--data=a.ply", "--mesh=a.ply")),
+        ("eval", "--weights=a.h5"),
         *(("eval_ssim", option) for option in ("--views=3", "--size=64", "--truth=scene")),
     ],
 )
 def test_options_that_do_not_apply_are_refused(run, script, command, option):
-    name = option.partition("=")[0].replace("--mesh", "--data")
+    name = option.partition("=")[0]
     code, out, error = script(command, run, option)
     expected = f"error: {name}: does not apply to surfaces from photos; leave it out\n"
     assert (code, out, error) == (2, "", expected)
@@ -129,6 +129,23 @@ def test_its_mesh_is_exported_in_the_scene_s_units(run, script, tmp_path):
     assert mesh.is_watertight and mesh.volume > 0
     assert np.abs(mesh.bounds.mean(0) - CENTER).max() < 0.2
     assert json.loads(facts.read_text())["faces"] == len(mesh.faces)
+
+
+def test_its_surface_is_compared_with_a_mesh(run, script, tmp_path, fewer_points):
+    """In the scene's units, whatever the run's: the predicted ball against one of its own size."""
+    exported, other = tmp_path / "out.ply", tmp_path / "other.json"
+    few = ["--resolution", 48]
+    assert script("eval", run, *few, "--export", exported).code == 0
+    code, out, error = script("eval", run, *few, "--mesh", exported, "--json", other)
+    assert code == 0 and "F at 0.005" in out, error
+    facts = json.loads(other.read_text())
+    assert facts["surface_max"] < 1e-5 and facts["fscore_fine"] == 1
+    assert facts["chamfer_mean"] == pytest.approx(facts["chamfer_mean_floor"], rel=0.02)
+    code, _, error = script("eval", run, *few, "--mesh", tmp_path / "none.ply")
+    assert code == 2 and "no such file" in error and error.count("\n") == 1
+    (tmp_path / "empty").mkdir()
+    code, _, error = script("eval", run, *few, "--mesh", tmp_path / "empty")
+    assert code == 2 and "neither a mesh, nor a folder of meshes" in error
 
 
 def test_its_pictures_are_compared_with_the_photos(run, script, tmp_path):

@@ -121,9 +121,15 @@ def test_the_run_folder_is_named_after_configuration_and_data(monkeypatch, scrip
     """Nothing is fitted here; the pipeline only says what it was asked."""
     asked = []
     monkeypatch.setattr("dss.pipeline.fit_run", lambda config, folder, *_: asked.append(folder))
-    for arguments in ([], ["--config", "fast", "--mesh", "a/bunny.ply"], ["--data", "a/bunny.ply"]):
+    photos = ["--config", "neus_shell_tiny"]  # of the demo mesh
+    for arguments in (
+        [],
+        ["--config", "fast", "--mesh", "a/bunny.ply"],
+        ["--data", "a/bunny.ply"],
+        photos,
+    ):
         assert script("train", *arguments).code == 0
-    names = ("quickstart", "fast_bunny", "quickstart_bunny")
+    names = ("quickstart", "fast_bunny", "quickstart_bunny", "neus_shell_tiny")
     assert asked == [Path("runs", name) for name in names]
 
 

@@ -4,6 +4,7 @@ import sys
 
 from dss.config import Settings
 from dss.plugins import discover
+from dss.reconstruction.background import build_backdrop
 from dss.reconstruction.models.base import Model
 
 MODELS = discover(sys.modules[__name__], Model)
@@ -14,4 +15,6 @@ def build_model(settings: Settings) -> Model:
 
     Its parameters are drawn from torch's global generator.
     """
-    return MODELS[settings.method](settings)
+    model = MODELS[settings.method](settings)
+    model.backdrop = build_backdrop(settings)
+    return model

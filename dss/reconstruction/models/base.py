@@ -1,6 +1,8 @@
 """The contract of a base model: what training, rendering, samplers and the mesher know of it."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Annotated, ClassVar, NamedTuple
 
 import torch
@@ -8,6 +10,9 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from dss.config import MAX_NUMBER, Count, Settings
+from dss.reconstruction.background import Backdrop
+from dss.reconstruction.ray_samples import RaySamples
+from dss.reconstruction.views import Views
 
 CHUNK = 1 << 17  # points per evaluation: bounds memory
 
@@ -32,14 +37,34 @@ class Shaded(NamedTuple):
     sdf: Tensor  # (m,)
 
 
+class Step(NamedTuple):
+    """What a training step drew and saw: n rays of k photos, through m samples."""
+
+    number: int  # counted from 0
+    views: Views
+    photo: Tensor  # (n,) int64: which of the views each ray belongs to
+    places: Tensor  # (n, 2) pixel coordinates in it
+    samples: RaySamples
+    points: Tensor  # (m, 3) where the model was evaluated
+    shaded: Shaded
+    sampler: nn.Module  # a Sampler
+    background: Tensor  # (3,) the colour behind masks
+
+
 class Model(nn.Module, ABC):
     """Opacity and colour about the zero set of a signed distance, negative inside, in unit
     coordinates.
 
-    A model is one file: its settings, and a subclass made from them alone.
+    A model is one file: its settings, and a subclass made from them alone. Its network of the
+    distance is named `distance`.
     """
 
+    distance: nn.Module
     Settings: ClassVar[type[Settings]] = Settings
+
+    def __init__(self):
+        super().__init__()
+        self.backdrop: Backdrop | None = None  # what is behind the unit ball, where it is learnt
 
     @property
     def device(self) -> torch.device:
@@ -87,12 +112,47 @@ class Model(nn.Module, ABC):
         jittered, for training.
         """
 
+    def behind(
+        self, origins: Tensor, directions: Tensor, colour: Tensor,
+        generator: torch.Generator | None = None,
+    ) -> Tensor:  # fmt: skip
+        """What rays (n, 3) see beyond the unit ball, (n, 3): the `colour` (3,) or (n, 3) of the
+        scene, unless the model has a backdrop. With a generator its samples are jittered."""
+        if self.backdrop is None:
+            return colour
+        return self.backdrop(self, origins, directions, generator)
+
+    def extra_losses(self, step: Step) -> dict[str, Tensor]:
+        """Further terms of the loss by name, each with its weight already."""
+        return {}
+
     def anneal(self, share: float) -> None:
         """Told before every step: the share in [0, 1] of `train.anneal_steps` that is done."""
 
     def scalars(self) -> dict[str, Tensor]:
         """What of the model is worth following during training, by name."""
         return {}
+
+
+class Queries:
+    """How many points a model's distance was asked for."""
+
+    points = 0
+
+
+@contextmanager
+def counted(model: Model) -> Iterator[Queries]:
+    """Count the queries of a model's network `distance`."""
+    asked = Queries()
+
+    def count(_: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        asked.points += len(inputs[0])
+
+    handle = model.distance.register_forward_pre_hook(count)
+    try:
+        yield asked
+    finally:
+        handle.remove()
 
 
 def differentiated(distance: nn.Module, points: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -73,12 +73,14 @@ class UNISURF(Model):
         """In place of the given times: `fine` about the first surface between them, and half as
         many before it.
 
-        Where a ray meets no surface, they are even from the first time to the last. All of a ray
-        count as one interval.
+        Where a ray meets no surface, they are even along the ray. A guide that chose the times
+        narrows the search for the surface only, as published: the new ones may lie outside it, and
+        all of a ray count as one interval.
         """
         if not t.numel():
             return t, interval
-        near, far = t[:, 0], t[:, -1]
+        middle = -(origins * directions).sum(1)
+        near, far = t[:, 0].minimum(middle - 1), t[:, -1].maximum(middle + 1)
         root = self.root(origins, directions, t, settings.rounds)
         low = (root - self.interval).maximum(near)
         low = torch.where(root.isfinite(), low, near + (far - near) / 3)

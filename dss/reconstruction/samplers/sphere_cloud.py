@@ -18,10 +18,8 @@ from dss import ops
 from dss.config import Count, CountOrZero, NonNegative, Positive
 from dss.errors import InputError
 from dss.ops import reference
-from dss.reconstruction.models.base import Model, UpsamplingSettings
-from dss.reconstruction.ray_samples import RaySamples, between
-from dss.reconstruction.samplers.base import Sampler
-from dss.rendering.cameras import Camera
+from dss.reconstruction.models.base import Model
+from dss.reconstruction.samplers.guided import Guided, GuidedSettings
 from dss.shell.dual_shell import DualShell
 
 NEIGHBOURS = 10  # nearest other centres that may push a centre
@@ -30,7 +28,7 @@ STEEP = 1.1  # slope that a distance may have: above this many radii, a centre s
 MAX_PAIRS = 1 << 24  # distances held at once: bounds memory
 
 
-class SphereCloudSettings(UpsamplingSettings):
+class SphereCloudSettings(GuidedSettings):
     method: Literal["sphere_cloud"] = "sphere_cloud"
     spheres: Count = 512
     start_step: CountOrZero = 60_000  # training step at which the spheres start to move
@@ -47,11 +45,9 @@ class SphereCloudSettings(UpsamplingSettings):
         return super().least_bytes(rays) + 44 * self.spheres  # centres, two moments, two radii
 
 
-class SphereCloud(Sampler):
-    """Even samples in the merged intervals of the spheres, then the model's up-sampling in them.
-
-    From `start_step` on the centres move, by an Adam of their own, and rays aim at the spheres.
-    """
+class SphereCloud(Guided):
+    """The spheres guide rays and samples. From `start_step` on the centres move, by an Adam of
+    their own, and rays aim at the spheres."""
 
     Settings = SphereCloudSettings
     settings: SphereCloudSettings
@@ -65,7 +61,6 @@ class SphereCloud(Sampler):
         self.register_buffer("moves", torch.zeros(()))  # Adam's number of steps
         self.register_buffer("first", torch.zeros_like(centers))  # Adam's first moments
         self.register_buffer("second", torch.zeros_like(centers))  # Adam's second moments
-        self.aims = False
 
     @property
     def radius(self) -> float:
@@ -129,41 +124,13 @@ class SphereCloud(Sampler):
         centers[moved] = centers[beside] + self.settings.radius_final / 2 * noise
         self.first[moved] = self.second[moved] = 0
 
-    def aim(self, camera: Camera, count: int, generator: torch.Generator) -> Tensor | None:
-        """Random points of the spheres, as many of each, as the camera sees them.
-
-        None where it sees none, and before the spheres move.
-        """
-        if not self.aims:
-            return None
+    def points(self, count: int, generator: torch.Generator) -> Tensor:
         centers = self.shell.centers
         sphere = torch.arange(max(len(centers), count), device=centers.device) % len(centers)
         offset = self.radius * _in_ball(len(sphere), generator, centers.device)
-        pixels, depth = camera.project(centers[sphere] + offset)
-        pixels = pixels[camera.sees(pixels, depth)]
-        if not len(pixels):
-            return None
-        order = torch.randperm(len(pixels), generator=generator, device=pixels.device)
-        return pixels[order[:count]]
-
-    def sample(
-        self, model: Model, origins: Tensor, directions: Tensor,
-        generator: torch.Generator | None = None,
-    ) -> RaySamples:  # fmt: skip
-        intervals = self.intervals(origins, directions, moving=generator is not None)
-        shift = None
-        if generator is not None:
-            count, device = len(intervals.start), origins.device
-            shift = torch.rand(count, generator=generator, device=device) - 0.5
-        ray, t, interval = spread(intervals, self.settings.coarse, shift)
-        rays = origins[ray], directions[ray]
-        t, interval = model.refine(*rays, t, interval, self.settings, generator)
-        samples = between(t, interval, ray, 0)
-        return RaySamples(*(value[samples.length > 0] for value in samples))
+        return centers[sphere] + offset
 
     def intervals(self, origins: Tensor, directions: Tensor, moving: bool = False) -> ops.Intervals:
-        """The disjoint intervals of rays (n, 3) that lie in spheres, within 1 of the point that is
-        nearest to the centre. `moving`: the spheres are about to change."""
         shell = self.shell
         if moving:
             # The operator would need a tree over the spheres, which takes longer to build than it
@@ -201,37 +168,6 @@ def repulsion(centers: Tensor, radius: float) -> Tensor:
         one, rank = near.nonzero(as_tuple=True)
     gap = (centers[one] - centers[other[one, rank]]).norm(dim=1)
     return (radius / gap).sum() / max(len(gap), 1)
-
-
-def spread(
-    intervals: ops.Intervals, count: int, shift: Tensor | None = None
-) -> tuple[Tensor, Tensor, Tensor]:
-    """`count` times on each of the r rays that have intervals, k in all: the ray (r,) int64, t
-    (r, count), and which of the ray's intervals each t lies in, (r, count) int64.
-
-    The times are both ends of each interval, and evenly between them as many as its length
-    deserves; `shift` (k,) moves those in between by a share of their spacing. Where a ray has more
-    than count / 2 intervals, the last ones are joined.
-    """
-    ray, start, end = intervals.ray, intervals.start, intervals.end
-    rays, place, number = torch.unique_consecutive(ray, return_inverse=True, return_counts=True)
-    last = number.cumsum(0) - 1
-    rank = torch.arange(len(ray), device=ray.device) - (last + 1 - number)[place]
-    end = torch.where(rank == count // 2 - 1, end[last[place]], end)
-    kept = rank < count // 2
-    place, rank, start, length = place[kept], rank[kept], start[kept], (end - start)[kept]
-    spare = count - 2 * number.clamp(max=count // 2)
-    lengths = torch.zeros_like(rays, dtype=length.dtype).index_add(0, place, length)
-    more = (spare[place] * (length / lengths[place])).long()
-    more += rank < (spare - torch.zeros_like(rays).index_add(0, place, more))[place]
-    samples = more + 2
-    interval = torch.arange(len(place), device=ray.device).repeat_interleave(samples)
-    index = torch.arange(len(interval), device=ray.device)
-    index = index - (samples.cumsum(0) - samples)[interval]
-    inner = (index > 0) & (index <= more[interval])
-    position = index + (0 if shift is None else shift[kept][interval] * inner)
-    t = start[interval] + length[interval] * (position / (more[interval] + 1))
-    return rays, t.view(len(rays), count), rank[interval].view(len(rays), count)
 
 
 def _in_ball(count: int, generator: torch.Generator | None, device: torch.device) -> Tensor:

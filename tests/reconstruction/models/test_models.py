@@ -15,8 +15,8 @@ PLUGINS = {
 
 
 def test_models_and_samplers_are_found_by_themselves():
-    assert set(MODELS) == {"neus", "volsdf", "unisurf"}
-    assert set(SAMPLERS) == {"uniform", "occupancy", "shell", "sphere_cloud"}
+    assert set(MODELS) == {"neus", "volsdf", "unisurf", "neuralwarp"}
+    assert set(SAMPLERS) == {"uniform", "occupancy", "shell", "sphere_cloud", "voxels"}
     for method, kind in MODELS.items():
         assert (
             type(build_model(kind.Settings(**NETWORK))) is kind and kind.Settings().method == method

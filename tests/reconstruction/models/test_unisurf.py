@@ -5,7 +5,7 @@ import torch
 
 from dss.reconstruction.models.unisurf import MEMORY, UNISURF, UNISURFSettings
 from dss.reconstruction.samplers.uniform import Uniform, UniformSettings
-from dss.reconstruction.training import smoothness
+from dss.reconstruction.training import smoothness, surface_points
 from dss.reconstruction.volume_rendering import render_rays
 from tests.helpers import NETWORK, Balls, Normals
 
@@ -134,12 +134,37 @@ def test_smoothness():
     def measure() -> float:
         samples = Uniform(SETTINGS).sample(model, origins, directions)
         rendered = render_rays(model, samples, origins, directions, torch.zeros(3))
-        return smoothness(model, rendered, torch.Generator().manual_seed(0)).item()
+        points = surface_points(rendered, samples, origins, directions)
+        assert len(points) == 64
+        return smoothness(model, points, torch.Generator().manual_seed(0)).item()
 
     noise = 0.01 * (torch.rand(100_000, 2) - 0.5)
     assert measure() == pytest.approx(2 * noise.norm(dim=1).mean().item(), rel=0.15)
     model.distance.forward = lambda points: (-points[:, 2], points.new_zeros(len(points), 1))
     assert measure() < 1e-5
+    assert smoothness(model, torch.zeros(0, 3), torch.Generator()) == 0
+
+
+def test_smoothness_is_taken_at_the_roots():
+    """On the ball where rays enter it, but not where they leave it, and only of those that do."""
+    model, (height, origins, directions) = ball_model(), rays(64, 0.8)
+    samples = Uniform(SETTINGS).sample(model, origins, directions)
+    rendered = render_rays(model, samples, origins, directions, torch.zeros(3))
+    points = surface_points(rendered, samples, origins, directions)
+    hit = height < 0.49
+    assert hit.sum() <= len(points) <= (height < 0.5).sum()
+    assert (points.norm(dim=1) - 0.5).abs().max() < 2e-3 and (points[:, 2] < 0).all()
+
+
+def test_a_guide_narrows_the_search_and_not_the_samples():
+    """As published: about the root, before it, and along the whole ray where there is none."""
+    model, (_, origins, directions) = ball_model(), rays(1)
+    model.anneal(1.0)
+    t = torch.linspace(2.45, 2.55, 48)[None]  # the root is at 2.5
+    found, _ = model.refine(origins, directions, t, t.long(), SETTINGS)
+    assert found.min() < 2.1 and ((found - 2.5).abs() <= 0.1).sum() == 24 and found.max() > 2.59
+    missed = model.refine(origins, directions, t - 0.3, t.long(), SETTINGS)[0]
+    torch.testing.assert_close(missed.diff(), torch.full((1, 35), 2 / 36), atol=1e-5, rtol=0)
 
 
 def test_gradients_reach_all_parameters():

@@ -70,6 +70,14 @@ def test_repulsion_is_finite_without_pairs():
     assert repulsion(torch.zeros(1, 3), 0.1) == 0
 
 
+def test_no_repulsion_at_all(wrapped):
+    """The ablation: what is on the surface stays there."""
+    wrapped.settings = wrapped.settings.model_copy(update={"repulsion": 0.0})
+    before = wrapped.shell.centers.clone()
+    wrapped.move(ball_model(400.0))
+    torch.testing.assert_close(wrapped.shell.centers, before, atol=0.02, rtol=0)
+
+
 def test_repulsion_against_a_loop():
     torch.manual_seed(1)
     centers, radius = torch.rand(40, 3) * 0.6, 0.2
