@@ -16,7 +16,7 @@ from dss.ops import reference
 from dss.registry import load_config
 from dss.rendering.cameras import paper_cameras
 from dss.rendering.isosurface import extract
-from dss.rendering.tracing import MAX_BRACKET
+from dss.rendering.tracing import MAX_BRACKET, rounding, tracing_network
 from dss.rendering.tracing_paper import PaperHits, central_differences, trace_paper
 from dss.tables import Column
 
@@ -36,6 +36,7 @@ COLUMNS = (
     Column("rate", "Mqueries/s", ".2f"),
     Column("steps", "steps", ".2f"),
     Column("hits", "hits", ",.0f"),
+    Column("rounding", "16-bit depth error", ".1e"),
     Column("memory", "MB", ".0f"),
     Column("ratio", "times faster", ".1f"),
 )
@@ -57,13 +58,13 @@ def fitted_field(mesh: str, name: str, count: int, folder: Path, device: torch.d
 @torch.no_grad()
 def measure(field: Field, size: int) -> Iterator[tuple[str, Row]]:
     """The rows of all tracers, by name, for one view of size x size pixels; `ratio` is to the first
-    one's total."""
+    one's total. On CUDA the operators multiply in 16 bits, as frames are traced."""
     rays = [tensor.contiguous() for tensor in paper_cameras(size, 1)[0].rays(device=field.device)]
     exact = (field, rays, field.owner_rule, True, False)
     tracers = {
         "paper in eager torch": lambda: _eager(field, rays),
         "paper": lambda: _operator(torch.ops.dss, field, rays, "every", False, True),
-        "exact": lambda: _operator(torch.ops.dss, *exact),
+        "exact": lambda: _operator(torch.ops.dss, *exact) | rounding(field, *rays),
         "triangles": lambda: _triangles(field, rays),
         "reference": lambda: _operator(reference, *exact, stages=False),
     }
@@ -221,7 +222,7 @@ def _operator(
     name."""
     shell, network, number, device = (
         field.shell.packed,
-        field.network(),
+        tracing_network(field),
         ops.RULES.index(rule),
         field.device,
     )

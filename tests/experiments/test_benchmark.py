@@ -127,6 +127,7 @@ def test_command_line(tmp_path, monkeypatch, script):
     assert lines[1 : 1 + len(TRACERS)] == [f"{name} done" for name in TRACERS]
     columns, _, *rows = lines[1 + len(TRACERS) : -1]
     assert len(rows) == len(TRACERS) and len({line.count("|") for line in (columns, *rows)}) == 1
-    assert all(column.heading in columns for column in benchmark.COLUMNS)
+    missing = {column.key for column in benchmark.COLUMNS if column.heading not in columns}
+    assert missing == {"rounding"}  # of CUDA only
     stored = json.loads((tmp_path / "rows.json").read_text())
     assert [name.removeprefix("fast, S = 40, 16x16, ") for name in stored] == TRACERS

@@ -5,7 +5,7 @@ import torch
 
 from dss.errors import InputError
 from dss.experiments.compare import EvalSettings, measure
-from dss.experiments.mesh_methods import Draco, find, frame_seconds
+from dss.experiments.mesh_methods import Draco, find, frame_row
 from dss.geometry.distance import MeshDistance
 from dss.geometry.mesh import load_mesh
 from dss.run import open_run
@@ -25,7 +25,7 @@ def test_simplified_draco_keeps_its_share(tmp_path, ball, fewer_points, cache):
 
 def test_a_frame_takes_time(ball_run, box):
     field, mesh = open_run(ball_run).field, MeshDistance(box.vertices, box.faces)
-    assert frame_seconds(field, 16) > 0 and frame_seconds(mesh, 16) > 0
+    assert frame_row(field, 16)["frame_ms"] > 0 and frame_row(mesh, 16)["frame_ms"] > 0
 
 
 def test_data_is_a_file_or_a_name_in_the_folder_of_data_sets(tmp_path, monkeypatch):
