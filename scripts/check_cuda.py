@@ -16,8 +16,7 @@ from pathlib import Path
 import torch
 
 from dss import cli
-from dss.experiments import parity
-from dss.experiments.sanitizer import sanitized
+from dss.experiments import parity, sanitizer
 
 
 def main() -> None:
@@ -30,9 +29,9 @@ def main() -> None:
         print(f"next: check_cuda.py {args.file}, on the machine with the GPU")
         return
     device, failed = cli.pick_device(args.device), 0
-    tools = sanitized(args.file) if device.type == "cuda" else ()
-    for name, fault in chain(parity.check(args.file, device), tools):
-        failed += bool(fault)
+    tools = sanitizer.checks(args.file) if device.type == "cuda" else ()
+    for name, check in chain(parity.checks(args.file, device), tools):
+        failed += bool(fault := check())
         print(f"FAIL  {name}: {fault}" if fault else f"pass  {name}", flush=True)
     print(f"{failed} failed" if failed else "all passed", f"(torch {torch.__version__}, {device})")
     sys.exit(bool(failed))

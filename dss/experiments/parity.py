@@ -40,6 +40,7 @@ BITS = ", 16 bits"
 SHELL = ("centers", "inner_radii", "outer_radii")
 
 Results = dict[str, Tensor]
+Check = tuple[str, Callable[[], str]]  # a name, and what finds a fault, empty where there is none
 # Of each output: by how much it may differ, next to 1 + its size, and on which share of the rays or
 # points it may differ by more. Rays that graze a sphere, ties and kinks are decided by rounding.
 Limits = dict[str, tuple[float, float]]
@@ -126,25 +127,13 @@ def cases(inputs: Inputs, count: int = COUNT, half: bool = True) -> Iterator[Cas
                 yield case("shell_trace", f"{name}, {rule}, {kind}{bits}", trace, limits)
 
 
-def check(path: Path, device: torch.device) -> Iterator[tuple[str, str]]:
-    """Each case's name, and what is wrong with its results on the device; empty where nothing is.
-
-    The first one is the library: where it is not compiled, torch is compared with itself."""
-    stored, library = read(path), build.load()[device.type]
-    yield "library", "" if library.startswith("compiled") else library
+def checks(path: Path, device: torch.device) -> Iterator[Check]:
+    """The checks of every operator on the device against the file. The first one is of the library:
+    where it is not compiled, torch would be compared with itself."""
+    stored = read(path)
+    yield "library", lambda: _library(device)
     for case in cases(inputs_of(stored, device)):
-        prefix = f"{case.expected}/"
-        expected = {
-            key.removeprefix(prefix): torch.from_numpy(value)
-            for key, value in stored.items()
-            if key.startswith(prefix)
-        }
-        try:
-            got = {key: value.cpu() for key, value in case.run().items()}
-        except RuntimeError as error:  # torch's, of the device too: later cases may still say more
-            yield case.name, " ".join(str(error).split())[:200]
-            continue
-        yield case.name, compare(got, expected, case.limits)
+        yield case.name, lambda case=case: _fault(case, stored)
 
 
 def call(path: Path, device: torch.device, count: int) -> None:
@@ -173,6 +162,25 @@ def compare(got: Results, expected: Results, limits: Limits) -> str:
             largest = (mine - theirs).abs().nan_to_num(torch.inf).max()
             faults.append(f"{name}: {wrong.double().mean():.2%} differ, by up to {largest:.1e}")
     return "; ".join(faults)
+
+
+def _library(device: torch.device) -> str:
+    found = build.load()[device.type]
+    return "" if found.startswith("compiled") else found
+
+
+def _fault(case: Case, stored: dict[str, np.ndarray]) -> str:
+    prefix = f"{case.expected}/"
+    expected = {
+        key.removeprefix(prefix): torch.from_numpy(value)
+        for key, value in stored.items()
+        if key.startswith(prefix)
+    }
+    try:
+        got = {key: value.cpu() for key, value in case.run().items()}
+    except RuntimeError as error:  # torch's, of the device too: later cases may still say more
+        return " ".join(str(error).split())[:200]
+    return compare(got, expected, case.limits)
 
 
 def read(path: Path) -> dict[str, np.ndarray]:

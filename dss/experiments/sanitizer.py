@@ -5,7 +5,10 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
+
+from dss.experiments.parity import Check
 
 PROGRAM = "compute-sanitizer"
 TOOLS = ("memcheck", "racecheck", "synccheck")
@@ -20,24 +23,27 @@ torch.cuda.synchronize()
 """
 
 
-def sanitized(path: Path, limit: float = 300) -> Iterator[tuple[str, str]]:
-    """Each tool, and what it found wrong in the operators on the inputs that `parity.record` wrote
-    at `path`; empty where nothing is. A tool has `limit` seconds; one that takes longer says
-    nothing, and is left out, as they all are where they are not installed."""
-    if not (program := shutil.which(PROGRAM)):
-        return
+def checks(path: Path, limit: float = 300) -> Iterator[Check]:
+    """A check for each tool, of the operators on the inputs that `parity.record` wrote at `path`;
+    none where it is not installed. A tool has `limit` seconds; not to
+    be done by then is a fault, too, for it says nothing."""
+    if program := shutil.which(PROGRAM):
+        for tool in TOOLS:
+            yield f"{PROGRAM} {tool}", partial(_fault, program, tool, path, limit)
+
+
+def _fault(program: str, tool: str, path: Path, limit: float) -> str:
+    command = [program, "--tool", tool, "--error-exitcode", "1", sys.executable, "-c", CALL]
     root = os.pathsep.join(part for part in sys.path if part)
-    for tool in TOOLS:
-        command = [program, "--tool", tool, "--error-exitcode", "1", sys.executable, "-c", CALL]
-        try:
-            ran = subprocess.run(
-                [*command, str(path), str(FEW)],
-                capture_output=True,
-                text=True,
-                timeout=limit,
-                env={**os.environ, "PYTHONPATH": root},
-            )
-        except subprocess.TimeoutExpired:
-            continue
-        last = [f"exit code {ran.returncode}", *ran.stdout.strip().splitlines()][-1]
-        yield f"{PROGRAM} {tool}", last if ran.returncode else ""
+    try:
+        ran = subprocess.run(
+            [*command, str(path), str(FEW)],
+            capture_output=True,
+            text=True,
+            timeout=limit,
+            env={**os.environ, "PYTHONPATH": root},
+        )
+    except subprocess.TimeoutExpired:
+        return f"not done after {limit:.0f} s"
+    last = [f"exit code {ran.returncode}", *ran.stdout.strip().splitlines()][-1]
+    return last if ran.returncode else ""

@@ -8,7 +8,7 @@ import torch
 from torch.nn.functional import normalize
 
 from dss import ops
-from dss.experiments import benchmark
+from dss.experiments import benchmark, timing
 from dss.fields import build
 from dss.fields.dual_shell import DualShellSettings
 from dss.rendering.isosurface import extract
@@ -23,7 +23,7 @@ TRACERS = ["paper in eager torch", "paper", "exact", "triangles", "reference"]
 
 @pytest.fixture(autouse=True)
 def short(monkeypatch):
-    monkeypatch.setattr(benchmark, "MAX_RUNS", 3)
+    monkeypatch.setattr(timing, "MAX_RUNS", 3)
     monkeypatch.setattr(benchmark, "extract", lambda field: extract(field, 64))
 
 
@@ -93,7 +93,7 @@ def test_clock_and_memory():
         time.sleep(0.02)
         return torch.ones(5_000_000)
 
-    row, result = benchmark.timed(work, CPU)
+    row, result = timing.timed(work, CPU)
     assert 15 < row["total"] < 500 and row["cpu"] < row["total"] + 100
     assert 15 < row["memory"] < 60 and len(result) == 5_000_000
 

@@ -1,8 +1,5 @@
 """Recorded results: checked on a bare machine, and a wrong one is found."""
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -11,45 +8,16 @@ import torch
 
 from dss import ops
 from dss.errors import InputError
-from dss.experiments import parity
-from dss.experiments.sanitizer import sanitized
-
-ROOT = Path(__file__).parents[2]
-SHORT = ("spheres.count=24", "samples.count=4000", "fit.epochs=1", "fit.resample=1")
-BARE = """
-import runpy, sys
-class Absent:
-    def find_spec(name, path=None, target=None):
-        if name.split(".")[0] in sys.argv[1].split(","):
-            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
-sys.meta_path.insert(0, Absent)
-sys.argv = sys.argv[2:]
-runpy.run_path(sys.argv[0], run_name="__main__")
-"""
-ABSENT = (
-    "DracoPy", "PIL", "embreex", "h5py", "igl", "lxml", "mapbox_earcut", "matplotlib", "miniball",
-    "networkx", "plyfile", "pydantic", "pymeshlab", "safetensors", "scipy", "skimage",
-    "tensorboard", "tqdm", "trimesh", "warp", "yaml",
-)  # fmt: skip
+from dss.experiments import parity, sanitizer
 
 
 @pytest.fixture(scope="module")
-def recorded(tmp_path_factory, box) -> Path:
-    folder = tmp_path_factory.mktemp("parity")
-    box.export(folder / "box.ply")
-    parity.record(folder / "parity.npz", str(folder / "box.ply"), SHORT)
-    return folder / "parity.npz"
+def recorded(inputs) -> Path:
+    return inputs / "parity.npz"
 
 
-def check(path: Path) -> subprocess.CompletedProcess:
-    """scripts/check_cuda.py where there are torch and numpy alone."""
-    command = [sys.executable, "-c", BARE, ",".join(ABSENT), str(ROOT / "scripts/check_cuda.py")]
-    return subprocess.run(
-        [*command, str(path), "--device", "cpu"],
-        capture_output=True,
-        text=True,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-    )
+def faults_of(checks) -> dict[str, str]:
+    return {name: fault for name, check in checks if (fault := check())}
 
 
 def changed(path: Path, to: Path, key: str, change) -> Path:
@@ -59,8 +27,8 @@ def changed(path: Path, to: Path, key: str, change) -> Path:
     return to / "changed.npz"
 
 
-def test_a_bare_machine_passes(recorded):
-    ran = check(recorded)
+def test_a_bare_machine_passes(bare, recorded):
+    ran = bare("check_cuda.py", recorded)
     lines = ran.stdout.splitlines()
     assert ran.returncode == 0 and lines[-1].startswith("all passed"), ran.stdout + ran.stderr
     assert lines[0] == "pass  library" and all(line.startswith("pass  ") for line in lines[:-1])
@@ -79,14 +47,14 @@ def test_a_bare_machine_passes(recorded):
 )
 def test_a_changed_result_is_a_failure_of_its_operator(recorded, tmp_path, key, change):
     path, name = changed(recorded, tmp_path, key, change), key.split("/")[0]
-    faults = {case: fault for case, fault in parity.check(path, torch.device("cpu")) if fault}
+    faults = faults_of(parity.checks(path, torch.device("cpu")))
     with_half = {name, name + parity.BITS} if "shell_trace" in key or "field" in key else {name}
     assert set(faults) == with_half and all(key.split("/")[1] in text for text in faults.values())
 
 
-def test_the_command_fails_with_its_operator(recorded, tmp_path):
+def test_the_command_fails_with_its_operator(bare, recorded, tmp_path):
     path = changed(recorded, tmp_path, "shell_union_sdf inner/distance", lambda d: d + 0.01)
-    ran = check(path)
+    ran = bare("check_cuda.py", path)
     failed = [line for line in ran.stdout.splitlines() if line.startswith("FAIL")]
     assert ran.returncode == 1 and len(failed) == 1, ran.stderr
     assert "shell_union_sdf inner: distance: 9" in failed[0]
@@ -98,7 +66,7 @@ def test_results_of_another_device_may_differ_by_rounding(recorded, monkeypatch)
     monkeypatch.setattr(ops, "_call", plain)
     traced = {key: parity.LIMITS["shell_trace"][key] for key in ("hit", "t", "sphere", "normal")}
     monkeypatch.setitem(parity.LIMITS, "shell_trace", traced)
-    assert not [case for case in parity.check(recorded, torch.device("cpu")) if case[1]]
+    assert not faults_of(parity.checks(recorded, torch.device("cpu")))
 
 
 def test_hostile_rays_and_points_are_among_the_recorded(recorded):
@@ -113,7 +81,7 @@ def test_files_that_are_none(tmp_path):
     np.savez(tmp_path / "b.npz", points=np.zeros((1, 3)))
     for name in ("a.npz", "b.npz", "c.npz"):
         with pytest.raises(InputError, match="record"):
-            list(parity.check(tmp_path / name, torch.device("cpu")))
+            list(parity.checks(tmp_path / name, torch.device("cpu")))
 
 
 def test_what_the_sanitizer_says_is_passed_on(recorded, tmp_path, monkeypatch):
@@ -122,8 +90,11 @@ def test_what_the_sanitizer_says_is_passed_on(recorded, tmp_path, monkeypatch):
     program.write_text(f"#!/bin/sh\n{script}\n")
     program.chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path))
-    found = dict(sanitized(recorded))
-    assert len(found) == 3 and found.pop("compute-sanitizer memcheck").endswith("3 errors")
-    assert set(found.values()) == {""}
+    assert len(list(sanitizer.checks(recorded))) == 3
+    assert faults_of(sanitizer.checks(recorded)) == {
+        "compute-sanitizer memcheck": "ERROR SUMMARY: 3 errors"
+    }
+    program.write_text("#!/bin/sh\n/bin/sleep 9")
+    assert set(faults_of(sanitizer.checks(recorded, 0.1)).values()) == {"not done after 0 s"}
     program.unlink()
-    assert not dict(sanitized(recorded))
+    assert not list(sanitizer.checks(recorded))
