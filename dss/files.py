@@ -7,8 +7,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from safetensors import SafetensorError
-
 from dss.errors import InputError
 
 TEMPORARY = re.compile(r"\..+\.(\d{1,7})(\.[^.]*)?")  # names that `replacing` makes
@@ -33,7 +31,7 @@ def replacing(path: Path | str) -> Iterator[Path]:
         with temporary.open("rb") as file:
             os.fsync(file.fileno())
         temporary.replace(path)
-    except (OSError, SafetensorError, UnicodeEncodeError) as error:
+    except (OSError, UnicodeEncodeError) as error:
         reason = os.strerror(error.errno) if getattr(error, "errno", None) else error
         raise InputError(
             f"{path}: cannot be written ({reason}); free some space or choose another --out"

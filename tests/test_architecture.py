@@ -17,6 +17,8 @@ CALLS = {"system", "popen", "execv", "execvp", "spawnv", "posix_spawn", "fork"} 
 MAY_START = {
     ROOT / "dss" / "rendering" / "images.py",  # ffmpeg, for animations
     ROOT / "dss" / "experiments" / "mesh_process.py",  # a mesh of a sweep, which may crash
+    ROOT / "dss" / "experiments" / "sanitizer.py",  # compute-sanitizer
+    ROOT / "dss" / "experiments" / "stages.py",  # what a fault on a GPU must not spoil
 }
 
 

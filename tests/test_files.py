@@ -4,8 +4,6 @@ from contextlib import contextmanager
 
 import numpy as np
 import pytest
-import torch
-from safetensors.torch import save_file
 
 from dss.errors import InputError
 from dss.files import replacing
@@ -57,7 +55,6 @@ def test_the_old_file_stays_until_the_new_one_is_whole(tmp_path):
 WRITERS = {
     "text": lambda path: path.write_text("x" * 100_000),
     "arrays": lambda path: np.savez(path.open("wb"), a=np.random.default_rng(0).random(100_000)),
-    "tensors": lambda path: save_file({"a": torch.rand(100_000)}, path),
 }
 
 

@@ -1,9 +1,6 @@
 """How long one view takes: a published algorithm in eager torch, the operators, and a cast of the
 decoded triangles."""
 
-import ctypes
-import statistics
-import time
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
@@ -12,13 +9,14 @@ from torch import Tensor
 
 from dss import ops, pipeline
 from dss.errors import InputError
+from dss.experiments.timing import clock, timed
 from dss.fields.base import Field
 from dss.ops import reference
 from dss.registry import load_config
 from dss.rendering.cameras import paper_cameras
 from dss.rendering.hit_rules import BRACKETED, is_compiled, trace_fastest
 from dss.rendering.isosurface import extract
-from dss.rendering.tracing import MAX_BRACKET
+from dss.rendering.tracing import MAX_BRACKET, rounding, tracing_network
 from dss.rendering.tracing_paper import PaperHits, central_differences, trace_paper
 from dss.run import MeshRun, open_run
 from dss.tables import Column
@@ -28,8 +26,6 @@ SHORT = {  # fits that are good enough for the rays to need as many steps as in 
     "dss": ["samples.count=50000", "fit.batch_size=8192", "fit.schedule=cosine"],
     "fast": ["samples.count=300000", "fit.epochs=10", "fit.resample=10"],
 }
-LONG = 10_000.0  # ms, after which three runs are enough, or the first if it alone took as long
-MAX_RUNS = 7
 MAX_PAIRS = 1 << 18  # of rays and spheres that the paper's algorithm holds at once
 STAGES = ("preparation", "query", "stepping", "normals")
 COLUMNS = (
@@ -40,6 +36,7 @@ COLUMNS = (
     Column("rate", "Mqueries/s", ".2f"),
     Column("steps", "steps", ".2f"),
     Column("hits", "hits", ",.0f"),
+    Column("rounding", "16-bit depth error", ".1e"),
     Column("memory", "MB", ".0f"),
     Column("ratio", "times faster", ".1f"),
 )
@@ -47,14 +44,17 @@ COLUMNS = (
 Row = dict[str, float]
 
 
-def fitted_field(mesh: str, name: str, count: int, folder: Path, device: torch.device) -> Field:
+def fitted_field(
+    mesh: str, name: str, count: int, folder: Path, device: torch.device,
+    overrides: tuple[str, ...] = (),
+) -> Field:  # fmt: skip
     """The field of a network (one of NETWORKS) and a number of spheres, from its run folder or
-    fitted into it."""
+    fitted into it, with further settings."""
     settings = SHORT["fast" if name == "fast" else "dss"] + [f"spheres.count={count}"]
     if name != "fast":  # a point has more owners where there are more spheres
         epochs = min(10, max(2, 5120 // count))
         settings += [f"fit.epochs={epochs}", f"fit.resample={epochs}"]
-    config = load_config(NETWORKS[name], settings, mesh)
+    config = load_config(NETWORKS[name], [*settings, *overrides], mesh)
     return pipeline.fit_run(config, folder / f"{name}_{count}", device).field.requires_grad_(False)
 
 
@@ -78,7 +78,8 @@ def run_fields(folders: Iterable[Path], device: torch.device) -> Iterator[tuple[
 @torch.no_grad()
 def measure(field: Field, size: int) -> Iterator[tuple[str, Row]]:
     """The rows of all tracers, by name, for one view of size x size pixels; `ratio` is to the first
-    one's total, and `per_ray` the mean of the network's queries, without those for normals."""
+    one's total, and `per_ray` the mean of the network's queries, without those for normals. On CUDA
+    the operators multiply in 16 bits, as frames are traced."""
     rays = [tensor.contiguous() for tensor in paper_cameras(size, 1)[0].rays(device=field.device)]
     tracers = (_shell_tracers if field.shell else _other_tracers)(field, rays)
     first = None
@@ -96,7 +97,7 @@ def _shell_tracers(field: Field, rays: list[Tensor]) -> dict[str, Callable[[], R
     return {
         "paper in eager torch": lambda: _eager(field, rays),
         "paper": lambda: _operator(torch.ops.dss, field, rays, "every", False, True),
-        "exact": lambda: _operator(torch.ops.dss, *exact),
+        "exact": lambda: _operator(torch.ops.dss, *exact) | rounding(field, *rays),
         "triangles": lambda: _triangles(field, rays),
         "reference": lambda: _operator(reference, *exact, stages=False),
     }
@@ -118,51 +119,6 @@ def _other_tracers(field: Field, rays: list[Tensor]) -> dict[str, Callable[[], R
     if is_compiled(field):
         tracers[name] = run
     return tracers | {"triangles": lambda: _triangles(field, rays)}
-
-
-def clock(device: torch.device) -> float:
-    """Milliseconds, after all work on the device."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    return 1e3 * time.perf_counter()
-
-
-def timed(function: Callable[[], object], device: torch.device) -> tuple[Row, object]:
-    """`total`, the median milliseconds of a call after a first one (of that one, where it is long),
-    `cpu`, the processors' milliseconds, and `memory`, the MB that the first one took; and the last
-    result."""
-    start, cpu = clock(device), 1e3 * time.process_time()
-    result, used = memory(function, device)
-    runs = [(clock(device) - start, 1e3 * time.process_time() - cpu)]
-    if runs[0][0] < LONG:
-        runs, begin = [], clock(device)
-        while len(runs) < 3 or (len(runs) < MAX_RUNS and clock(device) - begin < LONG):
-            start, cpu = clock(device), 1e3 * time.process_time()
-            result = function()
-            runs.append((clock(device) - start, 1e3 * time.process_time() - cpu))
-    total, cpu = (statistics.median(part) for part in zip(*runs, strict=True))
-    return {"total": total, "cpu": cpu, "memory": used}, result
-
-
-def memory(function: Callable[[], object], device: torch.device) -> tuple[object, float]:
-    """A call's result, and the MB that it took on top of what was held before, its result
-    included."""
-    if device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(device)
-        before = torch.cuda.memory_allocated(device)
-        result = function()
-        return result, (torch.cuda.max_memory_allocated(device) - before) / 1e6
-    # what was freed goes back to the system, so that its reuse counts
-    ctypes.CDLL(None).malloc_trim(0)
-    Path("/proc/self/clear_refs").write_text("5")  # the peak of the resident set starts anew
-    before = _status("VmRSS")
-    result = function()
-    return result, max(0, _status("VmHWM") - before) * 1024 / 1e6
-
-
-def _status(key: str) -> int:
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith(key))
 
 
 class Stopwatch:
@@ -261,7 +217,7 @@ def _operator(
     name."""
     shell, network, number, device = (
         field.shell.packed,
-        field.network(),
+        tracing_network(field),
         ops.RULES.index(rule),
         field.device,
     )

@@ -27,7 +27,7 @@ from dss.registry import CONFIGS, load_config
 from dss.rendering.cameras import Camera
 from dss.rendering.hit_rules import is_compiled, trace_fastest
 from dss.rendering.mesh_buffers import render_mesh
-from dss.rendering.tracing import Hits
+from dss.rendering.tracing import Hits, rounding
 from dss.run import load_samples
 from dss.tables import Column
 
@@ -51,6 +51,7 @@ COLUMNS = (
     Column("fit_seconds", "fit s", ".1f"),
     Column("frame_ms", "compiled ms", ".0f"),
     Column("queries", "queries / ray", ".2f"),
+    Column("rounding", "16-bit depth error", ".1e"),
     Column("eager_ms", "eager ms", ".0f"),
     Column("eager_queries", "queries / ray, eager", ".2f"),
 )
@@ -189,7 +190,8 @@ def configured() -> dict[str, Fitted]:
 def frame_times(ours: Field | MeshDistance, size: int) -> Row:
     """What a frame takes, like with like: `frame_ms` by compiled code, of a field only where all of
     it is, and of a mesh by ray casting; `eager_ms` of every field, in plain torch. Beside them the
-    network's queries per ray. A field's tracer is its own, else the common one."""
+    network's queries per ray, and the error of compiled depths where they come from products of 16
+    bits. A field's tracer is its own, else the common one."""
     if isinstance(ours, MeshDistance):
         timed = _timed(lambda camera: render_mesh(ours, camera, "faces"), size, ours.device)[0]
         return {"frame_ms": timed}
@@ -201,6 +203,8 @@ def frame_times(ours: Field | MeshDistance, size: int) -> Row:
     if is_compiled(ours):
         row["frame_ms"], hits = _timed(trace, size, ours.device)
         row["queries"] = float(hits.steps.float().mean())
+        (camera,) = centred_cameras(size, 1)
+        row |= rounding(ours, *camera.rays(device=ours.device))
     with ops.eager():
         row["eager_ms"], hits = _timed(trace, size, ours.device)
     return row | {"eager_queries": float(hits.steps.float().mean())}

@@ -52,9 +52,10 @@ IN_A_FIGURE = {"chair": 30.7}  # PSNR of NeuS, where a figure of the paper contr
 
 @dataclass(frozen=True)
 class Trained:
-    """A model, trained with a configuration of configs/."""
+    """A model, trained with a configuration of configs/ and changes to it."""
 
     name: str
+    overrides: tuple[str, ...] = ()
 
     def measure(
         self, path: Path, folder: Path, settings: EvalSettings, device: torch.device
@@ -64,7 +65,7 @@ class Trained:
         Seconds are of one core on the CPU (process time, so that other work does not count), and of
         the clock on CUDA; `uncut` are the samples per ray if no ray ended early.
         """
-        config = load_config(CONFIGS / f"{self.name}.yaml", data=str(path))
+        config = load_config(CONFIGS / f"{self.name}.yaml", list(self.overrides), str(path))
         run = pipeline.fit_run(config, folder, device)
         photos = scene_of(run, "test", str(path), settings.every).photos
         # the first one warms up

@@ -10,7 +10,6 @@ from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import torch
-from scipy.spatial.transform import Rotation
 from torch import Tensor
 
 from dss.geometry.similarity import Similarity
@@ -186,6 +185,8 @@ def _orbit(eyes: Tensor, size: int, up: str, fov: float) -> list[Camera]:
 
 def _paper_poses(count: int) -> list[Tensor]:
     """Poses (3, 4) of one camera whose rays are right-multiplied by Ry(angle) @ Rx(270 degrees)."""
+    from scipy.spatial.transform import Rotation
+
     pose = look_at(torch.tensor(PAPER_EYE), torch.zeros(3), torch.tensor([0.0, 1.0, 0.0]))
     angles = [(360 * step / count, 270) for step in range(count)]
     rotations = torch.from_numpy(Rotation.from_euler("YX", angles, degrees=True).as_matrix())

@@ -44,13 +44,42 @@ def trace(field: Field, origins: Tensor, directions: Tensor) -> Hits:
     In a shell, a ray ends where it enters an inner sphere: that is a hit, because the surface was
     crossed before. A ray that starts inside the solid hits at t = 0. A part of the solid that lies
     between two queries which both see the outside is missed; an exact distance never steps over one
-    thicker than MIN_STEP.
+    thicker than MIN_STEP. On CUDA the operator multiplies in 16 bits; `rounding` tells the error.
     """
-    network = None if ops.is_eager() else field.network()
+    network = None if ops.is_eager() else tracing_network(field)
     if network is not None:
         return _fused(field, network, origins, directions)
     chunks = zip(origins.split(MAX_RAYS), directions.split(MAX_RAYS), strict=True)
     return Hits.joined([_trace(field, *rays) for rays in chunks])
+
+
+def tracing_network(field: Field) -> ops.Network | None:
+    """The field's network as rays are traced in it: with products of 16 bits on CUDA, whose tensor
+    cores are many times faster with them. Distances and gradients are asked for in 32 bits."""
+    network = field.network()
+    return network and network._replace(half=network.table.is_cuda)
+
+
+@torch.no_grad()
+def rounding(field: Field, origins: Tensor, directions: Tensor) -> dict[str, float]:
+    """By how much `trace` on this field's device differs from itself in 32 bits: the mean change of
+    the depth of rays that hit both times, `rounding`, and the share that hit once, `rounded_hits`.
+
+    Empty where it does not round: on the CPU, and for fields that the operator does not trace.
+    """
+    network = tracing_network(field)
+    if network is None or not network.half:
+        return {}
+    shell, rule = field.shell.packed, field.owner_rule
+    rounded, full = (
+        ops.shell_trace(shell, net, origins, directions, rule, tolerance=MAX_BRACKET).t
+        for net in (network, network._replace(half=False))
+    )
+    both = rounded.isfinite() & full.isfinite()
+    return {
+        "rounding": (rounded - full)[both].abs().mean().item(),
+        "rounded_hits": (rounded.isfinite() != full.isfinite()).float().mean().item(),
+    }
 
 
 def cube(origins: Tensor, directions: Tensor) -> tuple[Tensor, Tensor]:

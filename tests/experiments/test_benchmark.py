@@ -9,7 +9,7 @@ from torch.nn.functional import normalize
 
 from dss import ops
 from dss.config import MeshConfig
-from dss.experiments import benchmark
+from dss.experiments import benchmark, timing
 from dss.fields import build
 from dss.fields.dual_shell import DualShellSettings
 from dss.fields.neural_implicit import NeuralImplicitSettings
@@ -27,7 +27,7 @@ TRACERS = ["paper in eager torch", "paper", "exact", "triangles", "reference"]
 
 @pytest.fixture(autouse=True)
 def short(monkeypatch):
-    monkeypatch.setattr(benchmark, "MAX_RUNS", 3)
+    monkeypatch.setattr(timing, "MAX_RUNS", 3)
     monkeypatch.setattr(benchmark, "extract", lambda field: extract(field, 64))
 
 
@@ -120,7 +120,7 @@ def test_clock_and_memory():
         time.sleep(0.02)
         return torch.ones(5_000_000)
 
-    row, result = benchmark.timed(work, CPU)
+    row, result = timing.timed(work, CPU)
     assert 15 < row["total"] < 500 and row["cpu"] < row["total"] + 100
     assert 15 < row["memory"] < 60 and len(result) == 5_000_000
 
@@ -154,6 +154,7 @@ def test_command_line(tmp_path, monkeypatch, script):
     assert lines[1 : 1 + len(TRACERS)] == [f"{name} done" for name in TRACERS]
     columns, _, *rows = lines[1 + len(TRACERS) : -1]
     assert len(rows) == len(TRACERS) and len({line.count("|") for line in (columns, *rows)}) == 1
-    assert all(column.heading in columns for column in benchmark.COLUMNS)
+    missing = {column.key for column in benchmark.COLUMNS if column.heading not in columns}
+    assert missing == {"rounding"}  # of CUDA only
     stored = json.loads((tmp_path / "rows.json").read_text())
     assert [name.removeprefix("fast, S = 40, 16x16, ") for name in stored] == TRACERS

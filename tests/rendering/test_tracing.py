@@ -1,12 +1,15 @@
+from types import SimpleNamespace
+
 import h5py
 import pytest
 import torch
 import trimesh
 
+from dss import ops
 from dss.fields.mesh import MeshField
 from dss.geometry.distance import MeshDistance
 from dss.rendering.cameras import turntable
-from dss.rendering.tracing import trace
+from dss.rendering.tracing import rounding, trace, tracing_network
 from dss.shell.dual_shell import DualShell
 from tests.helpers import Analytic, box, camera_rays, shell_of, sphere, torus
 
@@ -147,3 +150,21 @@ def test_exact_distance_through_the_shell_equals_plain_tracing_and_raycast(data,
         assert ((hits.t - t)[both].abs() < 1e-5).float().mean() > 0.99
         assert ((hits.normal * distance.normals[face]).sum(1)[both] > 0.999).float().mean() > 0.95
     assert shelled.steps.sum() < plain.steps.sum()
+
+
+@pytest.mark.parametrize("cuda", [False, True])
+def test_cuda_traces_in_sixteen_bits_and_its_error_is_told(cuda, monkeypatch):
+    network = ops.Network(SimpleNamespace(is_cuda=cuda), None, (2, 128, 4, True, True, True), 1.0)
+    field = Analytic(sphere(), shell_of(sphere()))
+    assert tracing_network(field) is None and rounding(field, *camera_rays()) == {}
+    monkeypatch.setattr(field, "network", lambda: network)
+    assert tracing_network(field).half is cuda
+
+    def traced(shell, network, origins, directions, rule, tolerance):
+        full = torch.tensor([1.0, 2.0, torch.inf, 3.0])
+        rounded = torch.tensor([1.1, 1.9, 5.0, torch.inf])
+        return SimpleNamespace(t=rounded if network.half else full)
+
+    monkeypatch.setattr(ops, "shell_trace", traced)
+    expected = {"rounding": pytest.approx(0.1), "rounded_hits": 0.5} if cuda else {}
+    assert rounding(field, *camera_rays(2)) == expected
