@@ -82,7 +82,7 @@ def main() -> None:
     rows = {name: row for part in tables.values() for name, row in part.items()}
     save(out, measured, rows, preset.columns, "\n".join(text))
     print("\n".join(text))
-    plot = out / "table.md" if preset is PHOTOS else plot_rate_distortion(out, rows)
+    plot = out / "table.md" if preset is PHOTOS else plot_rate_distortion(out, rows, settings)
     print(f"next: look at {plot} and {out / 'table.md'}")
 
 
