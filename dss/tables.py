@@ -29,14 +29,29 @@ def mean_of(rows: Iterable[Mapping[str, Any]]) -> dict[str, float]:
     NaN is left out, unless all are NaN; one infinity, such as the PSNR of equal images, makes the
     mean infinite.
     """
-    rows = list(rows)
-    means = {}
+    return {key: float(values.mean()) for key, values in _present(rows).items()}
+
+
+def spread_of(rows: Iterable[Mapping[str, Any]]) -> dict[str, float]:
+    """The standard deviation of every number that all rows have, estimated as from a sample.
+
+    NaN where fewer than two are not NaN, or one is infinite.
+    """
+    return {
+        key: float(values.std(ddof=1)) if len(values) > 1 and all(np.isfinite(values)) else math.nan
+        for key, values in _present(rows).items()
+    }
+
+
+def _present(rows: Iterable[Mapping[str, Any]]) -> dict[str, np.ndarray]:
+    """The values of every number that all rows have, without NaN; one NaN where all are."""
+    rows, found = list(rows), {}
     for key, first in rows[0].items() if rows else ():
         if isinstance(first, int | float) and all(key in row for row in rows):
             values = np.array([row[key] for row in rows], np.float64)
             present = values[~np.isnan(values)]
-            means[key] = float(present.mean()) if len(present) else math.nan
-    return means
+            found[key] = present if len(present) else np.array([math.nan])
+    return found
 
 
 def table(rows: Mapping[str, Mapping[str, Any]], columns: Sequence[Column]) -> str:

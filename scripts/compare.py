@@ -16,11 +16,12 @@ from pathlib import Path
 from tqdm import tqdm
 
 from dss import cli
-from dss.experiments.compare import chosen, results, save, titled
+from dss.experiments.compare import chosen, means, results, save, titled
 from dss.experiments.mesh_methods import find
 from dss.experiments.plots import plot_rate_distortion
 from dss.experiments.presets import PHOTOS, PRESETS, one_table
 from dss.rendering.modes import check_pictures
+from dss.tables import spread_of
 
 
 def main() -> None:
@@ -72,6 +73,9 @@ def main() -> None:
         one_table(measured) if args.methods and preset is not PHOTOS else preset.tabulate(measured)
     )
     text = [titled(title, rows, preset.columns) + "\n" for title, rows in tables.items()]
+    if len(paths) > 1:
+        spreads = means(measured, spread_of)
+        text += [titled("Standard deviation over meshes", spreads, preset.columns) + "\n"]
     text += [f"On {', '.join(path.stem for path in paths)}. Times are of one core."]
     text += [preset.note] if settings == preset.settings and not args.methods else []
     text += [
@@ -82,7 +86,7 @@ def main() -> None:
     rows = {name: row for part in tables.values() for name, row in part.items()}
     save(out, measured, rows, preset.columns, "\n".join(text))
     print("\n".join(text))
-    plot = out / "table.md" if preset is PHOTOS else plot_rate_distortion(out, rows)
+    plot = out / "table.md" if preset is PHOTOS else plot_rate_distortion(out, rows, settings)
     print(f"next: look at {plot} and {out / 'table.md'}")
 
 

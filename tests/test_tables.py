@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from dss.tables import Column, mean_of, table, write_csv, write_json
+from dss.tables import Column, mean_of, spread_of, table, write_csv, write_json
 
 COLUMNS = (
     Column("bytes", "KiB", ".1f", 1 / 1024),
@@ -28,6 +28,13 @@ def test_mean_leaves_nan_out_and_keeps_infinity():
         [{"a": nothing, "b": math.inf, "c": nothing}, {"a": something, "b": 30.0, "c": nothing}]
     )
     assert mean["a"] == 3 and mean["b"] == math.inf and math.isnan(mean["c"])
+
+
+def test_spread_is_that_of_a_sample():
+    rows = [{"a": 1, "b": 1.0, "c": math.inf, "name": "x"}, {"a": 4, "b": math.nan, "c": 1.0}]
+    spread = spread_of([*rows, {"a": 1, "b": math.nan, "c": 2.0}])
+    assert spread["a"] == pytest.approx(3**0.5) and spread.keys() == {"a", "b", "c"}
+    assert math.isnan(spread["b"]) and math.isnan(spread["c"])
 
 
 def test_table():

@@ -12,6 +12,7 @@ import trimesh
 from scipy.spatial import cKDTree
 
 from dss.errors import InputError
+from dss.evaluation.ray_samples import ray_samples
 from dss.fields import Field
 from dss.geometry.distance import MeshDistance
 from dss.geometry.mesh import Mesh, load_mesh, surface_samples
@@ -55,6 +56,8 @@ def evaluate(
     chamfer: mean squared distance between SAMPLES area-uniform points on the boundary of each
       solid, summed both ways (docs/method.md, section 9)
     chamfer_floor: the same between two samplings of the truth, which no method can beat
+    chamfer_rays, chamfer_rays_floor: the same with the predicted points as the paper takes them, by
+      rays
     surface_mean, surface_rms, surface_max: exact distance of those points to the other mesh; mean
       over both directions
     surface_mean_to_truth, surface_mean_from_truth: the same from the prediction to the truth, and
@@ -78,6 +81,11 @@ def evaluate(
     truth_points, truth_faces, interior_share = boundary_samples(theirs, 2 * seed + 1)
     again, _, _ = boundary_samples(theirs, 2 * seed)
 
+    shell = field.shell if field else None
+    by_rays, truth_by_rays = (
+        ray_samples(each, theirs, SAMPLES, seed, shell) for each in (ours, theirs)
+    )
+
     # Both directions weigh the same, because both have the same number of points.
     one_way = theirs.exact(points), ours.exact(truth_points)
     gaps = np.concatenate(one_way)
@@ -94,6 +102,8 @@ def evaluate(
     result = {
         "chamfer": chamfer(points, truth_points),
         "chamfer_floor": chamfer(again, truth_points),
+        "chamfer_rays": chamfer(by_rays, truth_points),
+        "chamfer_rays_floor": chamfer(truth_by_rays, truth_points),
         "surface_mean": float(gaps.mean()),
         "surface_mean_to_truth": float(one_way[0].mean()),
         "surface_mean_from_truth": float(one_way[1].mean()),
@@ -109,8 +119,8 @@ def evaluate(
         "truth_bodies": truth.report.bodies,
         "interior_share": interior_share,
     }
-    if field is not None and field.shell is not None:
-        thickness = field.shell.thickness
+    if shell is not None:
+        thickness = shell.thickness
         result["thickness_mean"] = thickness.mean().item()
         result["thickness_max"] = thickness.max().item()
     return result
@@ -177,10 +187,13 @@ def shape_of(mesh: trimesh.Trimesh) -> dict[str, float]:
 
 
 def chamfer(first: np.ndarray, second: np.ndarray) -> float:
-    """Mean squared distance from points (n, 3) to the nearest of others (m, 3), summed both ways.
+    """Mean squared distance from points (n, 3) to the nearest of others (m, 3), summed both ways;
+    infinite where either has none.
 
     Two samplings of one surface of area A with n points each have 2 A / (pi n).
     """
+    if not len(first) or not len(second):
+        return np.inf
     pairs = (first, second), (second, first)
     return sum(float(np.square(nearest_distances(*pair)).mean()) for pair in pairs)
 

@@ -6,7 +6,7 @@ photo_methods.py).
 
 import difflib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import NamedTuple, Protocol
@@ -83,14 +83,14 @@ def results(
                 yield Result(entry.name, path.stem, None, str(error))
 
 
-def means(measured: list[Result]) -> dict[str, Row]:
-    """The mean row of each method over its meshes or scenes, in order; one that lacks some says so
-    in its name."""
+def means(measured: list[Result], of: Callable[[Iterable[Row]], Row] = mean_of) -> dict[str, Row]:
+    """The mean row of each method over its meshes or scenes (or what else there is `of` rows), in
+    order; one that lacks some says so in its name."""
     found, every = {}, {result.data for result in measured}
     for name in dict.fromkeys(result.method for result in measured):
         rows = [result.row for result in measured if result.method == name]
         partly = f" ({len(rows)} of {len(every)} meshes)" if len(rows) < len(every) else ""
-        found[name + partly] = mean_of(rows)
+        found[name + partly] = of(rows)
     return found
 
 

@@ -4,7 +4,8 @@ from xml.etree import ElementTree
 
 import pytest
 
-from dss.experiments.plots import plot_rate_distortion
+from dss.experiments.compare import EvalSettings
+from dss.experiments.plots import label_box, place_labels, plot_rate_distortion
 
 ROWS = {
     "ground truth": {"bytes": 5e5, "surface_mean": 0.0, "ssim_paper": 1.0},
@@ -16,7 +17,7 @@ ROWS = {
 
 @pytest.mark.parametrize("rows", [ROWS, {"ground truth": ROWS["ground truth"]}])
 def test_rate_distortion(tmp_path, rows):
-    path = plot_rate_distortion(tmp_path, rows)
+    path = plot_rate_distortion(tmp_path, rows, EvalSettings(64, 3, 99))
     assert path == tmp_path / "rate_distortion.png" and path.stat().st_size > 10_000
     text = (tmp_path / "rate_distortion.svg").read_text()
     ElementTree.fromstring(text)
@@ -28,3 +29,31 @@ def test_rate_distortion(tmp_path, rows):
         "Draco, 11 bits": 2 * shown,
         "NGLOD-5, published": 1 * shown,  # no surface error was published
     }
+    for words in ("meshed at 64 cells per axis", "paper protocol, 3 views of 99x99 pixels"):
+        assert words in text
+
+
+def test_labels_cover_neither_each_other_nor_a_marker():
+    """Where many points lie together, as in the tables."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7.5, 6.5), layout="constrained")
+    FigureCanvasAgg(figure)
+    axis = figure.subplots()
+    points = {
+        f"{share} % of the faces, Draco, 11 bits": (40 + 2 * share, 1e-3 + 1e-5 * share)
+        for share in range(12)
+    }
+    points |= {"far left": (1, 1e-4), "far right, with a long name": (4000, 1e-2)}
+    axis.scatter(*zip(*points.values(), strict=True))
+    axis.set(xscale="log", yscale="log")
+    figure.draw_without_rendering()
+    labels = place_labels(axis, points)
+    figure.savefig("/dev/null", format="png")  # the layout stays
+    boxes = [label_box(label) for label in labels]
+    for number, box in enumerate(boxes):
+        assert not box.count_overlaps(boxes[:number])
+        assert axis.bbox.x0 <= box.x0 and box.x1 <= axis.bbox.x1
+        for point in axis.transData.transform(list(points.values())):
+            assert not box.contains(*point)

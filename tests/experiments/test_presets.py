@@ -58,7 +58,7 @@ def test_a_quick_row_has_the_network_of_its_name():
 def test_the_paper_s_numbers():
     assert PUBLISHED["dss_2x128"].row() == {
         "bytes": 189 * 1024,
-        "chamfer": 2.53e-5,
+        "chamfer_rays": 2.53e-5,
         "ssim_paper": 0.978,
         "thickness_mean": 0.0344,
     }
