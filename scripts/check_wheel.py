@@ -19,6 +19,9 @@ def main() -> None:
     checkout = [root for root in roots if (root / "train.py").exists()]
     if checkout:
         raise SystemExit(f"{checkout[0]}: the checkout was imported in place of the wheel")
+    page = Path(dss.__file__).parent / "experiments" / "report.html"
+    if not page.is_file():
+        raise SystemExit(f"{page}: the template of the report is missing in the wheel")
     found = build.load()["cpu"]
     shell = ops.pack(torch.zeros(1, 3), torch.tensor([0.5]), torch.tensor([1.0]))
     intervals = ops.shell_intervals(

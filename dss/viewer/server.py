@@ -197,6 +197,8 @@ class Viewer:
         return Frame(np.concatenate(images), np.concatenate(depths))
 
     def _send(self, client: viser.ClientHandle, frame: Frame, quality: int) -> None:
+        if client.client_id not in self.moved:  # it has gone meanwhile
+            return
         image = frame.image
         if len(self.subjects) > 1:
             image = labelled(image, [subject.name for subject in self.subjects])
