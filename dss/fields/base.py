@@ -145,6 +145,8 @@ class Field(nn.Module, ABC):
 
     def gradient(self, points: Tensor) -> Tensor:
         """Gradient (n, 3) of the raw prediction at points (n, 3), owners chosen by the field."""
+        if not len(points):  # their predictions may depend on nothing, which autograd refuses
+            return points.new_zeros(0, 3)
         with torch.enable_grad():
             points = points.detach().requires_grad_()
             return torch.autograd.grad(self(points).sum(), points)[0]

@@ -5,6 +5,7 @@ import functools
 import json
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import yaml
 
@@ -14,9 +15,9 @@ from dss.experiments.status import FITTED, read_status
 from dss.registry import load_config
 
 TINY = {
-    "samples": {"method": "near", "count": 2000, "spread": 0.05},
+    "samples": {"method": "near", "count": 5000, "spread": 0.05},
     "field": {"method": "nglod", "lods": 1, "width": 8, "features": 2},
-    "fit": {"epochs": 2, "resample": 2, "batch_size": 500, "lr": 3e-3, "band": 0},
+    "fit": {"epochs": 10, "resample": 10, "batch_size": 500, "lr": 1e-2, "band": 0},
 }
 
 
@@ -102,7 +103,11 @@ def items():
 
 
 @pytest.mark.parametrize("defect", ["none", *DEFECTS])
-def test_every_defect_has_its_status(tmp_path, fewer_points, defect):
+def test_every_defect_has_its_status(tmp_path, monkeypatch, defect):
+    monkeypatch.setattr("dss.evaluation.geometry.SAMPLES", 1 << 12)
+    monkeypatch.setattr("dss.evaluation.geometry.UNIFORM", 1 << 13)
+    picture = np.zeros((8, 8, 3), np.uint8)
+    monkeypatch.setattr("dss.pipeline._thumbnail", lambda field: picture)
     item = items()[defect]
     mesh = tmp_path / f"{item.name}.{item.suffix}"
     mesh.write_bytes(item.content)

@@ -84,6 +84,12 @@ def test_clearance_and_regions():
     assert count == 2 and region[3, 3, 3] == region[4, 4, 4] != region[0, 0, 0]
 
 
+def test_no_points_have_a_gradient_of_their_own_shape(box):
+    """A camera may see nothing of a field."""
+    field = field_of(box, lods=1, width=8, features=2)
+    assert field.gradient(torch.zeros(0, 3)).shape == (0, 3)
+
+
 def test_the_prediction_is_what_the_paper_describes(box):
     field = field_of(box, lods=3, width=16, features=4)
     levels = octree.unpack(field.octree.numpy(), 4)[2:]
