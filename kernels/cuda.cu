@@ -60,7 +60,8 @@ void for_each(const Device& device, int64_t count, Function function) {
 // Every warp runs task(mlp, warp_index, warp_count).
 template <class Mlp, class Task>
 __global__ void __launch_bounds__(32 * Mlp::kWarps)
-    run_task(Network net, const float* packed, Task task) {
+    run_task(const __grid_constant__ Network net, const float* packed,
+             const __grid_constant__ Task task) {
   extern __shared__ __align__(16) char shared[];
   Mlp::load(net, shared, threadIdx.x, blockDim.x);
   __syncthreads();
@@ -94,9 +95,11 @@ void launch(const Device& device, const Network& net, const float* packed, int64
 template <int width, class... Tasks>
 void run_padded(const Device& device, const Network& net, bool half, int64_t warps,
                 Tasks... tasks) {
-  using Half = FusedMlpHalf<width>;
-  if (half && Half::shared_bytes(net) <= (size_t)device.shared_memory()) {
-    (launch<Half>(device, net, nullptr, warps, tasks), ...);
+  using Silu = FusedMlpHalf<width, true>;
+  using Leaky = FusedMlpHalf<width, false>;
+  if (half && Silu::shared_bytes(net) <= (size_t)device.shared_memory()) {
+    if (net.silu) (launch<Silu>(device, net, nullptr, warps, tasks), ...);
+    else (launch<Leaky>(device, net, nullptr, warps, tasks), ...);
     return;
   }
   using Float = FusedMlpFloat<width>;

@@ -65,7 +65,10 @@ DSS_DEVICE float activated(float x, float& slope) {
 //
 // Lane 4 g + k holds parts of the rows g + 8 r, for r = 0 to 3 ("its rows"), and of the columns
 // 2 k and 2 k + 1 of each 8. So the four rows of a dual number lie in the same lane.
-template <int width>
+//
+// Width and activation are known to the compiler, and everything is inlined: else it takes shared
+// memory for any memory, keeps activations in local memory, and branches at each of them.
+template <int width, bool silu>
 class FusedMlpHalf {
  public:
   static constexpr bool exact = false;
@@ -110,7 +113,7 @@ class FusedMlpHalf {
     }
   }
 
-  DSS_DEVICE FusedMlpHalf(const Network& net, const float*, char* shared, int warp_index)
+  DSS_DEVICE_INLINE FusedMlpHalf(const Network& net, const float*, char* shared, int warp_index)
       : net(net), matrices((const uint16_t*)shared),
         inputs((uint16_t*)shared + matrices_size(net) + warp_index * inputs_size(net)),
         vectors((const float*)(matrices + matrices_size(net) + kWarps * inputs_size(net))) {}
@@ -120,8 +123,40 @@ class FusedMlpHalf {
   }
 
   template <bool dual>
-  DSS_DEVICE float run(int sphere) {
-    return net.silu ? forward<dual, true>(sphere) : forward<dual, false>(sphere);
+  DSS_DEVICE_INLINE float run(int sphere) {
+    const float* table_rows[4]; // where this lane's rows start in layer 0
+    DSS_UNROLL
+    for (int r = 0; r < 4; ++r) {
+      const int owner = warp::from_lane(sphere, 8 * r + warp::lane_index() / 4);
+      table_rows[r] = net.table + (size_t)owner * net.width;
+    }
+    Block in[kMaxTiles], out[kTiles];
+    float total[4] = {0, 0, 0, 0}; // the outputs of this lane's rows, from its columns only
+    load_inputs(in);
+    const int tiles = input_tiles(net);
+    const uint16_t* matrix = matrices + lane_offset(stride(tiles));
+    DSS_UNROLL
+    for (int j = 0; j < kTiles; ++j) { // the layer's outputs 16 j to 16 j + 15
+      Sums sums;
+      start_from_table<dual>(sums, j, table_rows);
+      add_products<kMaxInputTiles>(sums, in, tiles, matrix + 16 * j * stride(tiles));
+      out[j] = activated_block<dual>(sums, j, net.layers == 1, total);
+    }
+    matrix = matrices + width * stride(tiles) + lane_offset(stride(kTiles));
+    for (int layer = 1; layer < net.layers; ++layer, matrix += width * stride(kTiles)) {
+      DSS_UNROLL
+      for (int t = 0; t < kTiles; ++t) in[t] = out[t];
+      DSS_UNROLL
+      for (int j = 0; j < kTiles; ++j) {
+        Sums sums;
+        start_from_bias<dual>(sums, j, vectors + (layer - 1) * width);
+        add_products<kTiles>(sums, in, kTiles, matrix + 16 * j * stride(kTiles));
+        out[j] = activated_block<dual>(sums, j, layer == net.layers - 1, total);
+      }
+    }
+    const float result = of_own_row(total);
+    const bool has_bias = !dual || warp::lane_index() < 8; // derivatives have none
+    return has_bias ? result + net.output_row()[net.width] : result;
   }
 
  private:
@@ -144,38 +179,6 @@ class FusedMlpHalf {
   uint16_t* inputs;     // of this warp
   const float* vectors; // the biases of layers 1 and up, then the output row
 
-  template <bool dual, bool silu>
-  DSS_DEVICE_NOINLINE float forward(int sphere) {
-    const float* table_rows[4]; // where this lane's rows start in layer 0
-    DSS_UNROLL
-    for (int r = 0; r < 4; ++r) {
-      const int owner = warp::from_lane(sphere, 8 * r + warp::lane_index() / 4);
-      table_rows[r] = net.table + (size_t)owner * net.width;
-    }
-    Block in[kMaxTiles], out[kTiles];
-    float total[4] = {0, 0, 0, 0}; // the outputs of this lane's rows, from its columns only
-    load_inputs(in);
-    const uint16_t* matrix = matrices;
-    for (int layer = 0; layer < net.layers; ++layer) {
-      const int tiles = layer ? kTiles : input_tiles(net);
-      const uint16_t* weights = matrix + lane_offset(stride(tiles));
-      DSS_UNROLL
-      for (int j = 0; j < kTiles; ++j) { // the layer's outputs 16 j to 16 j + 15
-        Sums sums;
-        start_sums<dual>(sums, j, layer, table_rows);
-        add_products(sums, in, tiles, weights + 16 * j * stride(tiles));
-        activate<dual, silu>(sums, j, layer == net.layers - 1, total);
-        out[j] = rounded(sums);
-      }
-      DSS_UNROLL
-      for (int t = 0; t < kTiles; ++t) in[t] = out[t];
-      matrix += width * stride(tiles);
-    }
-    const float result = of_own_row(total);
-    const bool has_bias = !dual || warp::lane_index() < 8; // derivatives have none
-    return has_bias ? result + net.output_row()[net.width] : result;
-  }
-
   // The four tiles that are loaded together are the words 0 to 3 of a half.
   DSS_DEVICE_INLINE void load_inputs(Block (&in)[kMaxTiles]) const {
     const int lane = warp::lane_index(), tiles = input_tiles(net);
@@ -192,30 +195,32 @@ class FusedMlpHalf {
 
   // A sum starts from the bias, which in layer 0 is in the table; that of a derivative from 0.
   template <bool dual>
-  DSS_DEVICE_INLINE void start_sums(Sums& sums, int j, int layer,
-                                    const float* const (&table_rows)[4]) const {
-    const float* bias = vectors + (layer - 1) * width;
+  DSS_DEVICE_INLINE void start_from_table(Sums& sums, int j,
+                                          const float* const (&table_rows)[4]) const {
     DSS_UNROLL
-    for (int r = 0; r < 4; ++r)
-      DSS_UNROLL
-      for (int n = 0; n < 2; ++n)
-        DSS_UNROLL
-        for (int e = 0; e < 2; ++e) {
-          const int column = column_of(j, n, e);
-          float& sum = sums.at(r, n, e);
-          sum = 0;
-          if (!dual || r == 0)
-            sum = layer ? bias[column] : column < net.width ? table_rows[r][column] : 0;
-        }
+    for (int i = 0; i < 16; ++i) {
+      const int r = i / 4, n = i / 2 % 2, e = i % 2, column = column_of(j, n, e);
+      const bool exists = (!dual || r == 0) && column < net.width;
+      sums.at(r, n, e) = exists ? table_rows[r][column] : 0;
+    }
+  }
+  template <bool dual>
+  DSS_DEVICE_INLINE void start_from_bias(Sums& sums, int j, const float* bias) const {
+    DSS_UNROLL
+    for (int i = 0; i < 16; ++i) {
+      const int r = i / 4, n = i / 2 % 2, e = i % 2;
+      sums.at(r, n, e) = !dual || r == 0 ? bias[column_of(j, n, e)] : 0;
+    }
   }
 
   // sums += in . transpose of 16 rows of the matrix. Four of their tiles are loaded together: the
   // left and right 8 columns of the first 8 rows, then of the last 8. `weights` is this lane's row
   // of them.
+  template <int most>
   DSS_DEVICE_INLINE void add_products(Sums& sums, const Block (&in)[kMaxTiles], int tiles,
                                       const uint16_t* weights) const {
     DSS_UNROLL
-    for (int t = 0; t < kMaxTiles; ++t)
+    for (int t = 0; t < most; ++t)
       if (t < tiles) {
         uint32_t factors[4];
         warp::load_tiles(factors, weights + 16 * t);
@@ -233,8 +238,8 @@ class FusedMlpHalf {
 
   // Of a dual number, the value goes through the activation, the derivatives through its slope. The
   // last layer's activations times the output row are added to `total`.
-  template <bool dual, bool silu>
-  DSS_DEVICE_INLINE void activate(Sums& sums, int j, bool last, float (&total)[4]) const {
+  template <bool dual>
+  DSS_DEVICE_INLINE Block activated_block(Sums& sums, int j, bool last, float (&total)[4]) const {
     const float* output_row = vectors + (net.layers - 1) * width;
     DSS_UNROLL
     for (int n = 0; n < 2; ++n)
@@ -249,6 +254,7 @@ class FusedMlpHalf {
           if (last) total[r] += sum * output_row[column_of(j, n, e)];
         }
       }
+    return rounded(sums);
   }
 
   static DSS_DEVICE_INLINE Block rounded(const Sums& sums) {

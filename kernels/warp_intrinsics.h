@@ -29,13 +29,12 @@ __device__ inline T from_lane_xor(T value, int mask) {
 
 // Loads four 8 x 8 tiles of halves from shared memory. Lane 8 i + r passes the address of row r of
 // tile i. Lane 4 r + k receives of each tile row r, columns 2 k and 2 k + 1, the first one in the
-// lower half of the word.
+// lower half of the word. What other lanes wrote there is visible after `sync` only.
 __device__ inline void load_tiles(uint32_t (&tiles)[4], const uint16_t* row) {
   const uint32_t address = (uint32_t)__cvta_generic_to_shared(row);
   asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
                : "=r"(tiles[0]), "=r"(tiles[1]), "=r"(tiles[2]), "=r"(tiles[3])
-               : "r"(address)
-               : "memory");
+               : "r"(address));
 }
 
 // c (16 x 8) += a (16 x 16) . b (16 x 8) in the tensor cores. `a` is four tiles as `load_tiles`

@@ -31,6 +31,10 @@ FIELDS = {
 FITTED = ("fast", "2x128", "4x128")  # those that are fitted again
 QUICK = {"fast": ("fast", 24)}
 QUICK_FITTED = ("fast",)
+SHORT = (
+    "spheres.count=24", "spheres.method=farthest", "spheres.resolution=64", "samples.count=5000",
+    "fit.epochs=2", "fit.resample=2",
+)  # fmt: skip
 SIZE = 512  # pixels per side of the view
 POINTS = 100_000  # of the true surface
 
@@ -111,7 +115,7 @@ def prepare(folder: Path, mesh: str, quick: bool = False, size: int = SIZE) -> N
     from dss.rendering.cameras import centred_cameras
 
     cpu = torch.device("cpu")
-    short = ("samples.count=5000", "fit.epochs=2", "fit.resample=2") if quick else ()
+    short = SHORT if quick else ()
     if not (folder / "parity.npz").is_file():
         parity.record(folder / "parity.npz", mesh, short)
     truth = load_mesh(mesh)

@@ -18,7 +18,7 @@ import torch
 from dss import ops
 from dss.errors import InputError
 from dss.experiments import parity, sanitizer
-from dss.experiments.gpu_inputs import FITTED, QUICK_FITTED, Inputs, View, error
+from dss.experiments.gpu_inputs import FITTED, QUICK_FITTED, SHORT, Inputs, View, error
 from dss.experiments.stages import Row, Stage, Work
 from dss.experiments.timing import clock, timed
 
@@ -94,8 +94,7 @@ def fill_tables(bench: Bench) -> Iterator[tuple[str, Work]]:
 
     entries, settings = PRESETS["paper"].entries, EvalSettings()
     if bench.quick:
-        brief = ("spheres.count=24", "samples.count=5000", "fit.epochs=2", "fit.resample=2")
-        entries, settings = (Fitted("fast", "", brief),), EvalSettings(32, 1, 64)
+        entries, settings = (Fitted("fast", "", SHORT),), EvalSettings(32, 1, 64)
     for entry in entries:
         folder = bench.scratch / "tables" / entry.name
         yield (

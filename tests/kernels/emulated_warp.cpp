@@ -143,8 +143,14 @@ void with_mlp(const Network& net, bool half, Work work) {
       work(mlp);
     });
   };
-  if (net.width <= 64) half ? run((FusedMlpHalf<64>*)nullptr) : run((FusedMlpFloat<64>*)nullptr);
-  else half ? run((FusedMlpHalf<128>*)nullptr) : run((FusedMlpFloat<128>*)nullptr);
+  const auto of_width = [&](auto width) {
+    constexpr int columns = decltype(width)::value;
+    if (!half) run((FusedMlpFloat<columns>*)nullptr);
+    else if (net.silu) run((FusedMlpHalf<columns, true>*)nullptr);
+    else run((FusedMlpHalf<columns, false>*)nullptr);
+  };
+  if (net.width <= 64) of_width(std::integral_constant<int, 64>());
+  else of_width(std::integral_constant<int, 128>());
 }
 
 Shell shell_from(const float* spheres, int count, const float* tree) {

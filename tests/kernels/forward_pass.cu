@@ -1,0 +1,19 @@
+// The forward pass alone, as a kernel, for the budget of its instructions: see test_budget.py.
+
+#include <cuda_runtime.h>
+
+#include "../../kernels/warp_intrinsics.h"
+
+#include "../../kernels/fused_mlp.h"
+
+using namespace dss;
+using Mlp = FusedMlpHalf<128, SILU>;
+
+extern "C" __global__ void __launch_bounds__(32 * Mlp::kWarps)
+    forward_pass(const __grid_constant__ Network net, const float* spheres, const Point* points,
+                 const int* owners, float* values) {
+  extern __shared__ __align__(16) char shared[];
+  Mlp mlp(net, nullptr, shared, threadIdx.x / 32);
+  const int i = blockIdx.x * blockDim.x + threadIdx.x;
+  values[i] = predict(mlp, net, spheres, points[i], owners[i]);
+}
