@@ -17,7 +17,7 @@ from pathlib import Path
 from dss import cli
 from dss.experiments import gpu_report, stages
 
-RESULTS = Path(__file__).parents[1] / "docs" / "results.md"
+RESULTS = Path(__file__).parents[1] / "docs/results.md"
 
 
 def main() -> None:
