@@ -31,7 +31,7 @@ def main() -> None:
     add("--memory-limit", type=cli.positive(float), help="GB above which a mesh is given up")
     add("--resolution", type=cli.positive(int), default=256, help="cells of meshes (default: 256)")
     add("--retry", nargs="+", default=[], choices=STATUSES, help="do these meshes again")
-    args = options.parse_args()
+    args = options.parse_intermixed_args()
     with cli.importing():
         from dss.evaluation.geometry import COLUMNS
         from dss.experiments.executors import open_executor

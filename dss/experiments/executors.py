@@ -83,7 +83,7 @@ class RayExecutor(Executor):
                 "'.[cluster]', or leave --address out"
             ) from error
         try:
-            ray.init(address, log_to_driver=False)
+            ray.init(address, log_to_driver=False, logging_level="warning")
         except (ConnectionError, ValueError, RuntimeError) as error:
             reason = " ".join(str(error).split())[:200]
             raise InputError(

@@ -110,13 +110,21 @@ def supervise(
             break
     if not status:
         name = signal.Signals(-end.code).name if end.code < 0 else f"exit code {end.code}"
-        reason = "\n".join([f"ended by {name}", *_last_lines(job.work / f"{attempt}.txt")])
+        status, reason = "crashed", f"ended by {name}\n{_last_lines(job.work / f'{attempt}.txt')}"
     notes = Notes(job.work)
-    seconds = max(end.seconds, sum(notes.stages.values()))
-    facts = (attempt, started, seconds, notes.stages, end.memory, {}, socket.gethostname())
-    reason = reason[:MAX_REASON]
     outcome = Outcome(
-        job.mesh, job.path, status or "crashed", reason, notes.warnings, notes.about, *facts
+        mesh=job.mesh,
+        path=job.path,
+        status=status,
+        reason=reason,
+        warnings=notes.warnings,
+        about=notes.about,
+        attempts=attempt,
+        started=started,
+        seconds=max(end.seconds, sum(notes.stages.values())),
+        stages=notes.stages,
+        peak_memory=end.memory,
+        host=socket.gethostname(),
     )
     write_json(job.outcome, asdict(outcome))
     return outcome
@@ -129,6 +137,7 @@ def work_on(job: Job, attempt: int = 1) -> Outcome:
     from dss.registry import PLUGINS
 
     started, notes = time.time(), Notes(job.work)
+    earlier = sum(notes.stages.values())  # seconds, of other attempts
     metrics: dict[str, Any] = {}
     folder, status, reason = Path(job.out, job.mesh), "ok", ""
     device = pick_device(job.device)
@@ -149,12 +158,21 @@ def work_on(job: Job, attempt: int = 1) -> Outcome:
         if not is_out_of_memory(error):
             raise
         status, reason = "out_of_memory", " ".join(str(error).split())[:MAX_REASON]
-    peak = 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    facts = (attempt, started, sum(notes.stages.values()), notes.stages, peak, metrics)
     return Outcome(
-        job.mesh, job.path, status, reason, notes.warnings, notes.about, *facts,
-        socket.gethostname(),
-    )  # fmt: skip
+        mesh=job.mesh,
+        path=job.path,
+        status=status,
+        reason=reason,
+        warnings=notes.warnings,
+        about=notes.about,
+        attempts=attempt,
+        started=started,
+        seconds=earlier + time.time() - started,
+        stages=notes.stages,
+        peak_memory=1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss,
+        metrics=metrics,
+        host=socket.gethostname(),
+    )
 
 
 class Notes:
@@ -279,8 +297,9 @@ def _system_kills() -> int:
     return 0
 
 
-def _last_lines(path: Path) -> list[str]:
+def _last_lines(path: Path) -> str:
+    """The last lines that a process wrote, but for Python's list of hundreds of modules."""
     text = path.read_text("utf-8", "replace") if path.is_file() else ""
     lines = [line for line in text.splitlines() if line.strip()]
-    # Python's own report of a crash ends with hundreds of names
-    return [line for line in lines if not line.startswith("Extension modules: ")][-LAST_LINES:]
+    lines = [line for line in lines if not line.startswith("Extension modules: ")]
+    return "\n".join(lines[-LAST_LINES:])[-MAX_REASON:]

@@ -12,6 +12,7 @@ import sys
 import threading
 import time
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,9 @@ from tqdm import tqdm
 
 from dss import cli, pipeline
 from dss.evaluation import geometry
+from dss.experiments import sweep
+from dss.experiments.mesh_process import Job, work_on
+from dss.experiments.status import Outcome
 from dss.fields.neural_implicit import NeuralImplicitField, NeuralImplicitSettings
 from tests.helpers import write_synthetic
 
@@ -202,13 +206,24 @@ def _command(kind: Kind, folder: Path, write: int) -> None:
         os.dup2(output.fileno(), 1)
         os.dup2(output.fileno(), 2)
     tqdm.set_lock(threading.RLock())  # its own is shared by processes, which would outlive us
-    pipeline._thumbnail = lambda field: np.zeros((8, 8, 3), np.uint8)
-    geometry.SAMPLES, geometry.UNIFORM = 1 << 12, 1 << 13
+    _do_less()
+    sweep.sweep = partial(sweep.sweep, work=_work)
     numbers = itertools.count(1)
     if write:  # `dss.files.replacing` calls it for every file that it has written
         os.fsync = lambda _: next(numbers) != write or os.kill(os.getpid(), signal.SIGKILL)
     sys.argv = [kind.script, *kind.arguments]
     cli.run(importlib.import_module(kind.script).main)
+
+
+def _do_less() -> None:
+    pipeline._thumbnail = lambda field: np.zeros((8, 8, 3), np.uint8)
+    geometry.SAMPLES, geometry.UNIFORM = 1 << 12, 1 << 13
+
+
+def _work(job: Job, attempt: int) -> Outcome:
+    """In the process of a mesh, which is not a child of the one that runs the command."""
+    _do_less()
+    return work_on(job, attempt)
 
 
 def differences(one: Path, other: Path) -> list[str]:
