@@ -20,16 +20,14 @@ def main() -> None:
     options.add_argument("--size", type=int, default=320, help="pixels per side of a picture")
     args = options.parse_args()
     with cli.importing():
-        from dss.experiments.report import rows_of, worst, write_report
+        from dss.experiments.report import grouped, rows_of, worst, write_report
         from dss.rendering.modes import check_pictures
 
     check_pictures(1, args.size)
-    device, rows, detailed = cli.pick_device(args.device), [], []
-    for path in args.what:
-        found = rows_of(path)
-        rows += found
-        single = len(found) == 1
-        detailed += found if single else worst(found, args.worst)
+    groups = grouped([rows_of(path) for path in args.what])
+    rows = [row for group in groups for row in group]
+    detailed = [row for group in groups for row in worst(group, args.worst)]
+    device = cli.pick_device(args.device)
     title = ", ".join(path.resolve().name for path in args.what[:3])
     title += f" and {len(args.what) - 3} more" if len(args.what) > 3 else ""
     write_report(args.out, title, rows, detailed, args.data, args.size, device, cli.Terminal())

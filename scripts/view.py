@@ -9,6 +9,8 @@ The page is served to this machine alone; --host 0.0.0.0 lets others in. From a 
 ssh -L 8080:localhost:8080 SERVER. Needs the extra `view`: pip install -e '.[view]'.
 """
 
+from dataclasses import replace
+
 from dss import cli
 from dss.errors import InputError
 
@@ -39,6 +41,10 @@ def main() -> None:
     check_pictures(1, args.size)
     device = cli.pick_device(args.device)
     subjects = [open_subject(what, args.data, device) for what in args.what]
+    if len({subject.name for subject in subjects}) < len(subjects):  # tell them apart
+        subjects = [
+            replace(subject, name=what) for subject, what in zip(subjects, args.what, strict=True)
+        ]
     for subject in subjects:
         print(f"opened    {subject.name}: {subject.about}")
     with Viewer(subjects, args.host, args.port, args.size) as viewer:

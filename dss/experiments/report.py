@@ -6,8 +6,8 @@ import io
 import json
 import math
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -112,8 +112,23 @@ def row_of_outcome(outcome: Any, folder: Path) -> Row:
     return Row(**values, folder=folder / outcome.mesh if outcome.status in FITTED else None)
 
 
-def worst(rows: Iterable[Row], count: int = WORST, key: str = "surface_mean") -> list[Row]:
-    """The rows with a run that have the largest error, the worst first."""
+def grouped(groups: list[list[Row]]) -> list[list[Row]]:
+    """The rows, those of a common name under the paths of their runs, where they have some."""
+    count = Counter(row.mesh for group in groups for row in group)
+    return [
+        [
+            replace(row, mesh=str(row.folder)) if row.folder and count[row.mesh] > 1 else row
+            for row in group
+        ]
+        for group in groups
+    ]
+
+
+def worst(rows: Sequence[Row], count: int = WORST, key: str = "surface_mean") -> list[Row]:
+    """The rows with a run that have the largest error, the worst first; a single row in any
+    case."""
+    if len(rows) == 1:
+        return list(rows)
     measured = [row for row in rows if row.folder and key in row.numbers]
     return sorted(measured, key=lambda row: -row.numbers[key])[:count]
 

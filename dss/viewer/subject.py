@@ -76,8 +76,8 @@ def open_subject(
     if path.suffix.lower() != ".dss" and (is_file(path) or str(path) == "demo"):
         mesh = load_mesh(path)
         truth = MeshDistance(mesh.vertices, mesh.faces, device)
-        return Subject(path.stem, f"mesh: {mesh.report}", truth=truth)
-    run, name = open_run(path, device), path.resolve().stem
+        return Subject(path.name, f"mesh: {mesh.report}", truth=truth)
+    run, name = open_run(path, device), path.resolve().name
     if isinstance(run, PhotoRun):
         surface = ModelField(run.model, run.sampler.shell)
         try:

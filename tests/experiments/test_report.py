@@ -13,7 +13,15 @@ import pytest
 from PIL import Image
 
 from dss.errors import InputError
-from dss.experiments.report import Row, row_of_outcome, row_of_run, rows_of, worst, write_report
+from dss.experiments.report import (
+    Row,
+    grouped,
+    row_of_outcome,
+    row_of_run,
+    rows_of,
+    worst,
+    write_report,
+)
 from tests.helpers import write_photo_run, write_synthetic
 
 METRICS = {"surface_mean": 2e-3, "bytes": 2048, "bytes_parts": {"mlp": 2048}, "watertight": True}
@@ -115,6 +123,13 @@ def test_an_outcome_of_a_sweep(tmp_path):
     write_report(tmp_path / "report.html", "sweep", [row, failed], [])
     assert "ok_with_warnings" in (page := (tmp_path / "report.html").read_text())
     assert "3 holes" in page
+
+
+def test_runs_of_one_name_are_told_apart(run, tmp_path):
+    rows = [Row("run", folder=tmp_path / "a" / "run"), Row("run", folder=tmp_path / "b" / "run")]
+    (first,), (second,) = grouped([[row] for row in rows])
+    assert first.mesh.endswith("a/run") and second.mesh.endswith("b/run")
+    assert grouped([rows[:1]]) == [rows[:1]] and worst(rows[:1]) == rows[:1] and not worst(rows)
 
 
 def test_the_worst_come_first(tmp_path):
