@@ -2,7 +2,7 @@
 
 python eval_ssim.py runs/quickstart
 python eval_ssim.py --mesh decoded.ply --truth-mesh original.ply
-python eval_ssim.py runs/neus_chair runs/neus_shell_chair --split test
+python eval_ssim.py runs/neus_chair runs/neus_shell_chair --split test    (--by surface: traced)
 python eval_ssim.py --renders DIR --truth data/nerf_synthetic/chair --split test
 """
 
@@ -21,6 +21,7 @@ def main() -> None:
     options.add_argument("--truth", type=Path, help="the NeRF-synthetic scene of --renders")
     options.add_argument("--split", help="of a scene: train, val or test (default: test)")
     options.add_argument("--every", type=int, help="of photos: every n-th only (default: 1)")
+    options.add_argument("--by", choices=("volume", "surface", "distilled"), help="of photos")
     options.add_argument("--views", type=int, help="around a mesh (default: 30, as in the paper)")
     options.add_argument("--size", type=int, help="pixels per side (default: 512, as in the paper)")
     options.add_argument("--out", type=Path, help="folder (default: the run's; else ssim/MESH)")
@@ -28,6 +29,7 @@ def main() -> None:
     with cli.importing():
         from dss.evaluation import measure, photos, renders
         from dss.geometry.mesh import load_mesh
+        from dss.pipeline import photo_render
         from dss.rendering.modes import check_pictures
         from dss.run import MeshRun, open_run
         from dss.tables import table, write_json
@@ -35,19 +37,18 @@ def main() -> None:
     pairs = args.truth_mesh and args.data, args.renders and args.truth
     if [bool(kind) for kind in (args.run, *pairs)].count(True) != 1:
         raise InputError("name runs, or --mesh and --truth-mesh, or --renders and --truth")
-    if len(args.run) > 1:
-        cli.refuse(args, f"{len(args.run)} runs at once", "out")
+    cli.refuse(args, f"{len(args.run)} runs at once", *["out"] * (len(args.run) > 1))
     around, split = cli.given(args, "views", "size"), cli.given(args, "split", "every")
     check_pictures(**around)
     device, terminal, rows = cli.pick_device(args.device), cli.Terminal(), {}
     if args.renders:
-        cli.refuse(args, "images of a scene", "data", "every", "views", "size")
+        cli.refuse(args, "images of a scene", "data", "every", "by", "views", "size")
         out, inputs = args.out or args.renders, (args.renders, args.truth, args.split or "test")
         result = renders.compare_renders(*inputs, terminal)
         rows[str(args.renders)] = result["mean"]
         write_json(out / "ssim.json", result)
     if args.truth_mesh:
-        cli.refuse(args, "meshes", "split", "every", "truth")
+        cli.refuse(args, "meshes", "split", "every", "by", "truth")
         out, truth = args.out or Path("ssim", Path(args.data).stem), load_mesh(args.truth_mesh)
         ours = measure.decoded(args.data, truth, device)
         result = measure.measure_pictures(ours, truth, out / "ssim", progress=terminal, **around)
@@ -56,13 +57,13 @@ def main() -> None:
     for path in args.run:
         run, out = open_run(path, device), args.out or path
         if isinstance(run, MeshRun):
-            cli.refuse(args, "runs of meshes", "split", "every", "truth")
-            truth = run.load_mesh(args.data)
-            inputs = run.field, truth, out / "ssim"
+            cli.refuse(args, "runs of meshes", "split", "every", "by", "truth")
+            inputs = run.field, run.load_mesh(args.data), out / "ssim"
             result = measure.measure_pictures(*inputs, progress=terminal, **around)
             rows |= measure.protocol_means(str(path), result)
         else:
             cli.refuse(args, "surfaces from photos", "views", "size", "truth")
+            split["render"] = photo_render(run, args.by or "volume", terminal)
             result = photos.measure_photos(run, args.data, progress=terminal, **split)
             rows[str(path)] = result["mean"]
         write_json(out / "ssim.json", result)

@@ -6,6 +6,7 @@ python render.py runs/quickstart --views 72 --animate webp
 python render.py --mesh bunny.obj --mode normal
 python render.py runs/neus_shell_chair --split test     from photos: colours and normals
 python render.py runs/neus_spheres_chair --mode shell   and the sampler's spheres
+python render.py runs/neus_shell_chair --by surface     sphere traced, one colour per ray
 """
 
 from pathlib import Path
@@ -18,6 +19,7 @@ def main() -> None:
     with cli.importing():
         from dss.evaluation.photos import draw_photos
         from dss.geometry.mesh import load_mesh
+        from dss.pipeline import photo_render
         from dss.rendering.gallery import MODES, draw_field, draw_mesh
         from dss.rendering.modes import check_pictures
         from dss.run import MeshRun, PhotoRun, open_run
@@ -34,6 +36,8 @@ def main() -> None:
     options.add_argument("--animate", choices=("webp", "gif", "mp4"), help="join the views, too")
     options.add_argument("--out", type=Path, help="folder (default: RUN/pictures or pictures/MESH)")
     options.add_argument("--split", help="of photos: train, val or test (default: test)")
+    ways = ("volume", "surface", "distilled")
+    options.add_argument("--by", choices=ways, help="of photos: how to draw (default: volume)")
     options.add_argument("--every", type=int, help="of photos: every n-th only (default: 1)")
     args = options.parse_args()
     if not (args.run or args.data):
@@ -46,15 +50,16 @@ def main() -> None:
         case PhotoRun():
             cli.refuse(args, "surfaces from photos", "views", "size", "up", "animate")
             chosen = cli.given(args, "mode", "split", "every", "out")
-            sheet = draw_photos(run, args.data, progress=terminal, **chosen)
+            render = photo_render(run, args.by or "volume", terminal)
+            sheet = draw_photos(run, args.data, render=render, progress=terminal, **chosen)
         case MeshRun():
-            cli.refuse(args, "runs of meshes", "split", "every")
+            cli.refuse(args, "runs of meshes", "split", "every", "by")
             truth = run.load_mesh(args.data) if args.mode == "error" else None
             gallery = draw_field(run.field, truth=truth, progress=terminal, **shown)
             out, name = args.out or args.run / "pictures", args.run.resolve().name
             sheet = gallery.save(out, name, args.animate)
         case None:
-            cli.refuse(args, "meshes", "split", "every")
+            cli.refuse(args, "meshes", "split", "every", "by")
             name = Path(args.data).stem
             gallery = draw_mesh(load_mesh(args.data), device=device, progress=terminal, **shown)
             sheet = gallery.save(args.out or Path("pictures", name), name, args.animate)

@@ -14,14 +14,14 @@ from dss.config import MAX_NUMBER, Config, MeshConfig, PhotoConfig
 from dss.errors import InputError
 from dss.fields import METHODS, Field, build
 from dss.fields.base import Geometry, Samples
-from dss.files import is_file
+from dss.files import is_file, replacing
 from dss.fitting.fit import fit, samples_seen
 from dss.fitting.samples import draw_samples, oriented_samples
 from dss.log import Log
 from dss.progress import Event, Progress, silent
 from dss.reconstruction.training import Training, train
 from dss.reconstruction.volume_rendering import background_colour, render_picture
-from dss.registry import check
+from dss.registry import check, load_config
 from dss.rendering.buffers import render
 from dss.rendering.cameras import turntable
 from dss.rendering.images import studio
@@ -41,10 +41,13 @@ from dss.run import (
 from dss.tables import write_json
 
 if TYPE_CHECKING:
+    from dss.evaluation.photos import Render
     from dss.geometry.distance import MeshDistance
     from dss.geometry.mesh import Mesh
 
 PICTURE = 160  # pixels per side of the pictures of a field in TensorBoard
+DISTILLED = "fast"  # configuration of the field that stands for a model's surface
+CELLS = 256  # marching-cubes cells per axis of the mesh that it is fitted to
 MAX_THUMBNAIL = 100  # pixels per side of the pictures of a model in TensorBoard
 LOG_EVERY = 20  # training steps between scalars in TensorBoard
 MAX_THICK = 0.1  # share of the surface with a shell far too thick that is worth a warning
@@ -247,8 +250,33 @@ def _fit_photos(
 
         training = train(config, scene, device, state, report)
     progress(Event("model", 1, 1, f"{time.perf_counter() - start:.0f} s"))
+    facts = {"steps": training.step}
+    if training.seconds is not None:
+        facts["fit_seconds"] = training.seconds
+    write_json(folder / "fit.json", facts)
     source = Source(config.scene.path, scene.sha256, similarity)
     return save_model(folder, training.model, training.sampler, config, source)
+
+
+def photo_render(run: PhotoRun, by: str = "volume", progress: Progress = silent) -> "Render":
+    """How pictures of a run are made: by `volume` rendering; by its `surface`, sphere traced; or
+    `distilled`, by the surface of a small field that is fitted to it first, in the run's folder."""
+    from dss.evaluation.photos import surface_render, volume_render
+
+    if by == "volume":
+        return volume_render(run)
+    if by == "surface":
+        return surface_render(run)
+    from dss.reconstruction.surface_rendering import field_tracer
+
+    folder = run.folder / "distilled"
+    path = folder / "surface.ply"
+    if not path.is_file():
+        with replacing(path) as temporary:
+            run.surface(CELLS).export(temporary)  # in unit coordinates
+    config = load_config(DISTILLED, data=str(path))
+    fitted = fit_run(config, folder / "run", run.model.device, progress)
+    return surface_render(run, field_tracer(fitted.field, fitted.source.similarity))
 
 
 def _check_samples(

@@ -3,6 +3,8 @@
     python scripts/compare.py --preset quick --data DATA    every method, briefly, on three meshes
     python scripts/compare.py --preset paper --data DATA    Tables I and II of the DSS paper
     python scripts/compare.py --preset photos --data DATA   samplers and base models on photos
+    python scripts/compare.py --preset geometry             base models, plain and guided
+    python scripts/compare.py --preset ablations            the sphere cloud's parts
     python scripts/compare.py --methods fast nglod_3 "Draco, 11 bits" --meshes a.obj b.ply
 
 The same command resumes. It writes table.md, table.csv and table.json, of meshes
@@ -16,10 +18,10 @@ from pathlib import Path
 from tqdm import tqdm
 
 from dss import cli
-from dss.experiments.compare import chosen, means, results, save, titled
+from dss.experiments.compare import chosen, label, means, results, save, titled
 from dss.experiments.mesh_methods import find
 from dss.experiments.plots import plot_rate_distortion
-from dss.experiments.presets import PHOTOS, PRESETS, one_table
+from dss.experiments.presets import OF_PHOTOS, PRESETS, one_table
 from dss.rendering.modes import check_pictures
 from dss.tables import spread_of
 
@@ -56,8 +58,9 @@ def main() -> None:
     )
     args = options.parse_args()
     preset, device = PRESETS[args.preset], cli.pick_device(args.device)
-    if preset is PHOTOS:
-        cli.refuse(args, "the preset photos", "resolution", "views", "size")
+    photos = preset in OF_PHOTOS
+    if photos:
+        cli.refuse(args, f"the preset {args.preset}", "views", "size")
     known = {entry.name: entry for entry in preset.entries}
     methods = chosen(args.methods, preset.others() | known) if args.methods else known.values()
     entries = [*preset.always, *methods]
@@ -69,14 +72,12 @@ def main() -> None:
     work = results(entries, paths, out, settings, device)
     found = list(tqdm(work, total=len(entries) * len(paths), desc="compare", disable=None))
     measured = [result for result in found if result.row is not None]
-    tables = (
-        one_table(measured) if args.methods and preset is not PHOTOS else preset.tabulate(measured)
-    )
+    tables = one_table(measured) if args.methods and not photos else preset.tabulate(measured)
     text = [titled(title, rows, preset.columns) + "\n" for title, rows in tables.items()]
     if len(paths) > 1:
         spreads = means(measured, spread_of)
         text += [titled("Standard deviation over meshes", spreads, preset.columns) + "\n"]
-    text += [f"On {', '.join(path.stem for path in paths)}. Times are of one core."]
+    text += [f"On {', '.join(map(label, paths))}. Times are of one core."]
     text += [preset.note] if settings == preset.settings and not args.methods else []
     text += [
         f"Not measured: {result.method}, {result.data}: {result.reason}"
@@ -86,7 +87,7 @@ def main() -> None:
     rows = {name: row for part in tables.values() for name, row in part.items()}
     save(out, measured, rows, preset.columns, "\n".join(text))
     print("\n".join(text))
-    plot = out / "table.md" if preset is PHOTOS else plot_rate_distortion(out, rows, settings)
+    plot = out / "table.md" if photos else plot_rate_distortion(out, rows, settings)
     print(f"next: look at {plot} and {out / 'table.md'}")
 
 

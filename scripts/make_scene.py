@@ -36,10 +36,10 @@ def main() -> None:
     shown |= cli.given(args, "texture", "background")
     make_scene(args.mesh, out, device=device, progress=cli.Terminal(), **shown)
     if args.background != "room":
-        options = f"--data {out / 'synthetic'} scene.downscale=2"
+        following = f"--config neus_shell_tiny --data {out / 'synthetic'} scene.downscale=2"
     else:
-        options = f"--data {out / 'dtu'} scene.downscale=2 scene.test_every=8"
-    print(f"next: python train.py --config neus_shell_tiny {options}")
+        following = f"--config neus_room_tiny --data {out / 'synthetic'}"
+    print(f"next: python train.py {following}")
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """Finished runs of photos against the photos of a split: their metrics and their pictures."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,20 +14,24 @@ from dss.evaluation.images import psnr, ssim_rgb
 from dss.progress import Event, Progress, silent, tracked
 from dss.reconstruction.scene import Photo, Scene, load_scene
 from dss.reconstruction.volume_rendering import Picture, render_picture
+from dss.rendering.cameras import Camera
 from dss.rendering.gallery import MAX_TILES
 from dss.rendering.images import contact_sheet, save_png
 from dss.rendering.spheres import draw_spheres
 from dss.tables import Column, mean_of
 
 if TYPE_CHECKING:
+    from dss.reconstruction.surface_rendering import Tracer
     from dss.run import PhotoRun
 
+Render = Callable[[Camera], Picture]
 SPHERES = 0.25  # of their radii at which spheres are pictured, so that one sees where they are
 COLUMNS = (
     Column("psnr", "PSNR", ".2f"),
     Column("ssim", "SSIM", ".4f"),
     Column("seconds", "s / frame", ".3f"),
     Column("samples", "samples / ray", ".1f"),
+    Column("queries", "queries / ray", ".1f"),
     Column("background", "background rays", ".1%"),
 )
 
@@ -47,15 +51,17 @@ def measure_photos(
     data: str | None = None,
     split: str = "test",
     every: int = 1,
+    render: Render | None = None,
     progress: Progress = silent,
 ) -> dict[str, Any]:
-    """Every n-th photo of a split against its picture: what ssim.json holds.
+    """Every n-th photo of a split against its picture (by `render`, else by volume rendering):
+    what ssim.json holds.
 
     The `mean` and the rows of all `photos`, by name; `data` is where the scene lies now, if it has
     moved.
     """
     scene = scene_of(run, split, data, every)
-    seen = tracked(pictures(run, scene), "photos", len(scene.photos), progress)
+    seen = tracked(pictures(run, scene, render), "photos", len(scene.photos), progress)
     rows = {photo.name: compare(picture, photo, run.background) for photo, picture in seen}
     return {"split": split, "mean": mean_of(rows.values()), "photos": rows}
 
@@ -67,6 +73,7 @@ def draw_photos(
     split: str = "test",
     every: int = 1,
     out: Path | None = None,
+    render: Render | None = None,
     progress: Progress = silent,
 ) -> Path:
     """Colours and normals as PNG, seen by every n-th camera of a split, and their contact sheet,
@@ -84,7 +91,7 @@ def draw_photos(
     subtitle = f"{split}, colours and normals"
     subtitle += f", and the spheres at {SPHERES:.0%} of their radii" if mode == "shell" else ""
     tiles, seconds = [], 0.0
-    seen = tracked(pictures(run, scene), "render", len(scene.photos), progress)
+    seen = tracked(pictures(run, scene, render), "render", len(scene.photos), progress)
     for photo, picture in seen:
         panels = {"": picture.colour, "normals": picture.normal_map()}
         if mode == "shell":
@@ -100,14 +107,32 @@ def draw_photos(
     return path
 
 
-def pictures(run: "PhotoRun", scene: Scene) -> Iterator[tuple[Photo, Picture]]:
+def volume_render(run: "PhotoRun") -> Render:
+    """Pictures of a run by volume rendering, through its own sampler."""
+    settings = run.config.render
+    return lambda camera: render_picture(run.model, run.sampler, camera, run.background, settings)
+
+
+def surface_render(run: "PhotoRun", tracer: "Tracer | None" = None) -> Render:
+    """Pictures of a run by one colour at each hit of a tracer, by default the model's own."""
+    # Imports the libraries for meshes, which pictures by volume do not need.
+    from dss.reconstruction.surface_rendering import model_tracer, render_surface
+
+    tracer = tracer or model_tracer(run.model, run.sampler.shell)
+    chunk = run.config.render.chunk
+    return lambda camera: render_surface(run.model, tracer, camera, run.background, chunk)
+
+
+def pictures(
+    run: "PhotoRun", scene: Scene, render: Render | None = None
+) -> Iterator[tuple[Photo, Picture]]:
     """What the model looks like from each photo's camera.
 
     The first one is rendered twice, so that no time counts a set-up.
     """
+    render = render or volume_render(run)
     for number, photo in enumerate([scene.photos[0], *scene.photos]):
-        settings = run.config.render
-        picture = render_picture(run.model, run.sampler, photo.camera, run.background, settings)
+        picture = render(photo.camera)
         if number:
             yield photo, picture
 
@@ -121,6 +146,7 @@ def compare(picture: Picture, photo: Photo, background: Tensor) -> dict[str, flo
         "ssim": ssim_rgb(picture.colour, truth),
         "seconds": picture.seconds,
         "samples": picture.samples,
+        "queries": picture.queries,
         "background": picture.background,
     }
 

@@ -18,6 +18,7 @@ from dss.files import replacing
 from dss.tables import Column, mean_of, table, write_csv, write_json
 
 Row = dict[str, float]
+LAYOUTS = ("synthetic", "dtu")  # folders of a made scene
 
 
 @dataclass(frozen=True)
@@ -75,12 +76,18 @@ def results(
     """Every entry on every mesh or scene, one of these after the other; the work is kept in
     out/ENTRY/DATA."""
     for path in paths:
+        data = label(path)
         for entry in entries:
-            folder = out / entry.name.replace(" ", "_") / path.stem
+            folder = out / entry.name.replace(" ", "_") / data
             try:
-                yield Result(entry.name, path.stem, measure(entry, path, folder, settings, device))
+                yield Result(entry.name, data, measure(entry, path, folder, settings, device))
             except InputError as error:
-                yield Result(entry.name, path.stem, None, str(error))
+                yield Result(entry.name, data, None, str(error))
+
+
+def label(path: Path) -> str:
+    """What a mesh or scene is called: its name, or that of the made scene whose layout it is."""
+    return path.parent.name if path.name in LAYOUTS and path.parent.name else path.stem
 
 
 def means(measured: list[Result], of: Callable[[Iterable[Row]], Row] = mean_of) -> dict[str, Row]:

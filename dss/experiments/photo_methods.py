@@ -7,6 +7,7 @@ logarithm.
 """
 
 import copy
+import json
 import math
 import time
 from dataclasses import dataclass
@@ -15,6 +16,9 @@ from pathlib import Path
 import torch
 
 from dss import pipeline
+from dss.errors import InputError
+from dss.evaluation import photo_geometry
+from dss.evaluation.measure import measure_run
 from dss.evaluation.photos import compare, scene_of
 from dss.experiments.compare import EvalSettings, Row
 from dss.reconstruction.scene import Photo
@@ -39,6 +43,18 @@ COLUMNS = (
     *(Column(f"{key}_factor", heading, ".1f") for key, heading in FACTORS.items()),
     *(Column(f"{key}_share", f"its share, {heading}", ".0%") for key, heading in FACTORS.items()),
 )
+# Pictures and surface of a scene that is known, and what they cost
+GEOMETRY_COLUMNS = (
+    Column("psnr", "PSNR", ".2f"),
+    Column("ssim", "SSIM", ".4f"),
+    *photo_geometry.COLUMNS[:6],
+    Column("surface_mean", "surface mean", ".2e"),
+    Column("normal_error_deg", "normals", ".2f"),
+    Column("queries", "queries / ray", ".1f"),
+    Column("steps", "steps", ",.0f"),
+    Column("fit_seconds", "training s", ".0f"),
+)
+KEPT = {column.key for column in (*GEOMETRY_COLUMNS, *photo_geometry.COLUMNS)}
 MIN_SPEED_UP = 1.05  # below which there is nothing to share out
 # PSNR and seconds per frame of NeuS, then of DSS (ICME 2025, table II); and the share of foreground
 # in the test photos, which we counted
@@ -52,9 +68,10 @@ IN_A_FIGURE = {"chair": 30.7}  # PSNR of NeuS, where a figure of the paper contr
 
 @dataclass(frozen=True)
 class Trained:
-    """A model, trained with a configuration of configs/ and changes to it."""
+    """A model, trained with changes to a configuration, by default the one of its name."""
 
     name: str
+    config: str = ""
     overrides: tuple[str, ...] = ()
 
     def measure(
@@ -63,14 +80,55 @@ class Trained:
         """Every n-th test photo of the scene against its picture.
 
         Seconds are of one core on the CPU (process time, so that other work does not count), and of
-        the clock on CUDA; `uncut` are the samples per ray if no ray ended early.
+        the clock on CUDA; `uncut` are the samples per ray if no ray ended early. `fit_seconds` and
+        `steps` are of the training, and the geometry's metrics of scenes with a known surface.
         """
-        config = load_config(CONFIGS / f"{self.name}.yaml", list(self.overrides), str(path))
+        file = CONFIGS / f"{self.config or self.name}.yaml"
+        config = load_config(file, list(self.overrides), data=str(path))
         run = pipeline.fit_run(config, folder, device)
         photos = scene_of(run, "test", str(path), settings.every).photos
         # the first one warms up
         rows = [_measure_photo(run, photo) for photo in [photos[0], *photos]][1:]
-        return mean_of(rows)
+        geometry = measure_run(run, resolution=settings.resolution).metrics
+        facts = geometry | _facts(folder)
+        return mean_of(rows) | {key: value for key, value in facts.items() if key in KEPT}
+
+
+@dataclass(frozen=True)
+class EqualSeconds:
+    """The same as `of`, trained for as many seconds as `like` took: with more steps or fewer. Both
+    must have been measured before."""
+
+    of: Trained
+    like: Trained
+
+    @property
+    def name(self) -> str:
+        return f"{self.of.name}, equal seconds"
+
+    def measure(
+        self, path: Path, folder: Path, settings: EvalSettings, device: torch.device
+    ) -> Row:
+        """As `Trained`."""
+        own, other = (
+            _facts(folder.parents[1] / entry.name.replace(" ", "_") / folder.name)
+            for entry in (self.of, self.like)
+        )
+        if not {"steps", "fit_seconds"} <= own.keys() & other.keys():
+            raise InputError(
+                f"{self.name}: {self.of.name} and {self.like.name} have not been timed; measure "
+                "them first, in a new --out"
+            )
+        steps = max(1, round(own["steps"] * other["fit_seconds"] / own["fit_seconds"]))
+        overrides = (*self.of.overrides, f"train.steps={steps}")
+        same = Trained(self.name, self.of.config or self.of.name, overrides)
+        return same.measure(path, folder, settings, device)
+
+
+def _facts(folder: Path) -> Row:
+    """What is known of the fit in a run folder."""
+    file = folder / "fit.json"
+    return json.loads(file.read_text()) if file.is_file() else {}
 
 
 def _measure_photo(run: PhotoRun, photo: Photo) -> Row:

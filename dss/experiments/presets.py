@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from dss.experiments import mesh_methods, photo_methods
 from dss.experiments.compare import Entry, EvalSettings, Result, Row, means
 from dss.experiments.mesh_methods import Draco, Fitted, Published, Truth
-from dss.experiments.photo_methods import Trained
+from dss.experiments.photo_methods import EqualSeconds, Trained
 from dss.registry import CONFIGS
 from dss.tables import Column
 
@@ -68,6 +68,14 @@ def photo_tables(measured: list[Result]) -> dict[str, dict[str, Row]]:
     for scene in dict.fromkeys(result.data for result in measured):
         rows = means([result for result in measured if result.data == scene])
         tables[scene] = photo_methods.with_speed_ups(rows) | photo_methods.published(scene)
+    return tables
+
+
+def scene_tables(measured: list[Result]) -> dict[str, dict[str, Row]]:
+    """One table per scene."""
+    tables = {}
+    for scene in dict.fromkeys(result.data for result in measured):
+        tables[scene] = means([result for result in measured if result.data == scene])
     return tables
 
 
@@ -211,4 +219,65 @@ PHOTOS = Preset(
     configured_models,
 )
 
-PRESETS = {"quick": QUICK, "paper": PAPER, "photos": PHOTOS}
+# The same steps, and as many rays of one photo per step, as guided rays need it
+EQUAL = ("train.steps=3000", "train.rays=128", "train.pixels=photo")
+
+
+def _equal(name: str, config: str, *overrides: str) -> Trained:
+    return Trained(name, config, (*EQUAL, *overrides))
+
+
+GEOMETRY = Preset(
+    ("demo",),
+    SCENES,
+    (),
+    tuple(
+        _equal(
+            f"{base}{kind}" + (f", seed {seed}" if seeds > 1 else ""),
+            f"{base}{kind}_tiny",
+            f"seed={seed}",
+            *(["model.warp_start=2000"] if base == "neuralwarp" else []),
+        )
+        for base, seeds in (("neus", 3), ("volsdf", 1), ("unisurf", 1), ("neuralwarp", 1))
+        for kind in ("", "_spheres")
+        for seed in range(seeds)
+    ),
+    EvalSettings(),
+    photo_methods.GEOMETRY_COLUMNS,
+    "All had the same steps of the same number of rays. Distances are in unit coordinates, of what "
+    "the cameras see (docs/photos.md).",
+    scene_tables,
+    configured_models,
+)
+
+PLAIN = _equal("plain", "neus_tiny")
+ABLATED = (
+    _equal("spheres", "neus_spheres_tiny"),
+    _equal("no repulsion", "neus_spheres_tiny", "sampler.repulsion=0"),
+    _equal("rays not guided", "neus_spheres_tiny", "sampler.guide_rays=false"),
+    _equal("points not guided", "neus_spheres_tiny", "sampler.guide_points=false"),
+    _equal("voxels", "neus_voxels_tiny"),
+    _equal("radius always large", "neus_spheres_tiny", "sampler.shrink_rate=0"),
+    _equal("radius always small", "neus_spheres_tiny", "sampler.radius_initial=0.15"),
+)
+ABLATIONS = Preset(
+    ("demo",),
+    SCENES,
+    (),
+    (PLAIN, *ABLATED, *(EqualSeconds(entry, PLAIN) for entry in ABLATED)),
+    EvalSettings(),
+    photo_methods.GEOMETRY_COLUMNS,
+    "Each part of neus_spheres_tiny left out, with the steps of the plain sampler, and with its "
+    "seconds.",
+    scene_tables,
+    configured_models,
+)
+
+PRESETS = {
+    "quick": QUICK,
+    "paper": PAPER,
+    "photos": PHOTOS,
+    "geometry": GEOMETRY,
+    "ablations": ABLATIONS,
+}
+OF_PHOTOS = (PHOTOS, GEOMETRY, ABLATIONS)

@@ -39,7 +39,7 @@ FINE = 2  # rays per pixel, each way
 FOV = 30.0  # degrees
 DEMO_SIZE = 400  # pixels per side of the demo scene's photos
 TEST_SHARE = 4  # there is one test photo for so many train photos
-BALL = 0.9 * 1.05  # radius of the ball that the DTU layout names, in the mesh's normalised frame
+BALL = 0.9 * 1.05  # radius of the ball that both layouts name, in the mesh's normalised frame
 ROOM = 5.0  # half the edge of the room, in which the cameras stand, in the normalised frame
 LATTICE = 64  # nodes per axis of the noise, which repeats beyond
 OCTAVES = ((4.0, 0.5), (9.0, 0.3), (19.0, 0.2))  # of the noise: nodes per unit, and weight
@@ -200,13 +200,14 @@ def _save_depth(path: Path, depth: np.ndarray) -> None:
 def _write_transforms(
     folder: Path, split: str, cameras: list[Camera], similarity: Similarity
 ) -> None:
-    """The cameras of a split, with OpenGL's axes."""
+    """The cameras of a split, with OpenGL's axes, and the ball that the object lies in."""
     frames = []
     for index, camera in enumerate(cameras):
         pose = np.eye(4)
         pose[:3] = _placed(camera, similarity) * [1, -1, -1, 1]
         frames.append({"file_path": f"./{split}/r_{index}", "transform_matrix": pose.tolist()})
-    about = {"camera_angle_x": math.radians(FOV), "frames": frames}
+    ball = [*similarity.center, BALL * similarity.scale]
+    about = {"camera_angle_x": math.radians(FOV), "ball": ball, "frames": frames}
     with replacing(folder / f"transforms_{split}.json") as temporary:
         temporary.write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
 

@@ -4,12 +4,14 @@ import json
 import math
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from dss.errors import InputError, listed
 from dss.files import is_file
+from dss.geometry.similarity import Similarity
 from dss.rendering.cameras import Camera
 from dss.rendering.images import image_size
 
@@ -85,11 +87,7 @@ def read_transforms(path: Path | str) -> tuple[float, dict[str, Tensor]]:
     path = Path(path)
     require_inside(path, path.parent)
     try:
-        if not is_file(path):
-            raise FileNotFoundError(None, "no such file")
-        if path.stat().st_size > MAX_BYTES:
-            raise ValueError(f"longer than {MAX_BYTES:,} bytes")
-        scene = json.loads(path.read_text(encoding="utf-8"))
+        scene = _json(path)
         angle = _number(scene["camera_angle_x"])
         frames = [
             (frame["file_path"].removeprefix("./"), _matrix(frame["transform_matrix"]))
@@ -122,6 +120,33 @@ def read_transforms(path: Path | str) -> tuple[float, dict[str, Tensor]]:
         raise InputError(f"{path}: names an image twice; fetch the scene again")
     to_opencv = torch.tensor([1, -1, -1, 1], dtype=torch.float64)
     return math.degrees(angle), {name: matrix[:3] * to_opencv for name, matrix in frames}
+
+
+def read_ball(path: Path | str) -> Similarity | None:
+    """The ball around the object, `ball` in a camera file of ours: x, y, z and the radius in scene
+    units. None where the file names none, as others do not. Raises InputError on anything else."""
+    path = Path(path)
+    require_inside(path, path.parent)
+    try:
+        ball = _json(path).get("ball")
+        if ball is None:
+            return None
+        x, y, z, radius = (_number(value) for value in ball)
+        if not all(map(math.isfinite, (x, y, z, radius))) or radius <= 0:
+            raise ValueError("not a finite ball with a radius")
+    except (OSError, AttributeError, TypeError, ValueError, OverflowError, RecursionError) as error:
+        reason = f"its `ball` is not x, y, z and a radius ({error})"
+        raise InputError(f"{path}: {reason}; remove it, or fetch the scene again") from error
+    return Similarity((x, y, z), radius)
+
+
+def _json(path: Path) -> Any:
+    """What a camera file says. Raises OSError and ValueError where it cannot be read."""
+    if not is_file(path):
+        raise FileNotFoundError(None, "no such file")
+    if path.stat().st_size > MAX_BYTES:
+        raise ValueError(f"longer than {MAX_BYTES:,} bytes")
+    return json.loads(path.read_text(encoding="utf-8"))
 
 
 def _number(value: object) -> float:

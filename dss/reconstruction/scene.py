@@ -23,8 +23,7 @@ from dss.config import SceneSettings
 from dss.errors import InputError, listed
 from dss.files import is_file, is_folder
 from dss.geometry.similarity import Similarity
-from dss.reconstruction.made_scene import demo_scene
-from dss.reconstruction.nerf_synthetic import MAX_BYTES, posed_images, require_inside
+from dss.reconstruction.nerf_synthetic import MAX_BYTES, posed_images, read_ball, require_inside
 from dss.reconstruction.visual_hull import any_camera_sees, visual_hull
 from dss.rendering.cameras import Camera
 from dss.rendering.images import image_size, open_image
@@ -101,7 +100,11 @@ def load_scene(settings: SceneSettings, split: str, similarity: Similarity | Non
     train; with 0, all pictures are both. Raises InputError on files that are missing, broken or
     disagree.
     """
-    path = demo_scene() if settings.path == "demo" else Path(settings.path)
+    path = Path(settings.path)
+    if settings.path == "demo":
+        from dss.reconstruction.made_scene import demo_scene  # loads slowly
+
+        path = demo_scene()
     if not settings.path or not is_folder(path):
         raise InputError(
             f"scene.path: no such folder as {settings.path!r}; "
@@ -110,7 +113,7 @@ def load_scene(settings: SceneSettings, split: str, similarity: Similarity | Non
     if _is_dtu(path):
         photos, given = _dtu_photos(path, settings.test_every, split)
     else:
-        photos, given = _nerf_photos(path, split), None
+        photos, given = _nerf_photos(path, split), read_ball(path / f"transforms_{split}.json")
     for photo in photos:
         _check_rotation(photo.camera, photo.path)
     size = min(photos[0].camera.width, photos[0].camera.height)

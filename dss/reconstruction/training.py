@@ -4,6 +4,7 @@ An interrupted training resumes to the same result.
 """
 
 import math
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -44,6 +45,8 @@ class Training:
         torch.manual_seed(config.seed)
         self.config, self.scene, self.device = config, scene, device
         self.step, self.rays = 0, config.train.rays
+        # Spent so far, of the processor on the CPU; None: an earlier version did not count them
+        self.seconds: float | None = 0.0
         self.model = build_model(config.model).to(device)
         self.sampler = build_sampler(config.sampler).to(device)
         lr, ratio = config.train.lr, config.train.sharpness_lr_ratio
@@ -142,6 +145,7 @@ class Training:
             "rays": self.rays,
             "scene": self.scene.sha256,
             "threads": torch.get_num_threads(),
+            "seconds": self.seconds,
         }
         save_tensors(path, tensors, about)
 
@@ -166,6 +170,9 @@ class Training:
             self.sampler.restore(part(tensors, "sampler"))
             restore_optimizer(self.optimizer, part(tensors, "optimizer"))
             self.step, self.rays = about["step"], about["rays"]
+            self.seconds = about.get("seconds")
+            if self.seconds is not None and not 0 <= float(self.seconds) < MAX_NUMBER:
+                raise ValueError(f"it cannot have taken {self.seconds} seconds")
             whole = type(self.step) is type(self.rays) is int
             done = whole and self.step in range(self.config.train.steps + 1)
             if not (done and self.rays in range(1, MAX_NUMBER)):
@@ -189,8 +196,13 @@ def train(
     training = Training(config, scene, device)
     if state_path.is_file():
         training.load(state_path)
+    clock = time.process_time if device.type == "cpu" else time.perf_counter
     while training.step < config.train.steps:
-        report(training, training.run_step())
+        start = clock()
+        scalars = training.run_step()
+        if training.seconds is not None:
+            training.seconds += clock() - start
+        report(training, scalars)
         if training.step % config.train.checkpoint == 0:
             training.save(state_path)
     generator = torch.Generator(device).manual_seed(config.seed)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from dss.config import RenderSettings, SceneSettings
-from dss.reconstruction.models.base import Model, Shaded
+from dss.reconstruction.models.base import Model, Shaded, counted
 from dss.reconstruction.ray_samples import RaySamples, ranks, total, weights
 from dss.reconstruction.samplers.base import Sampler
 from dss.rendering.cameras import Camera
@@ -38,6 +38,7 @@ class Picture:
     seconds: float
     samples: float  # evaluations of colour and gradient per ray
     background: float  # share of the rays that have no sample
+    queries: float = 0.0  # of the distance per ray, those that find places for samples included
 
     def normal_map(self) -> np.ndarray:
         """The normals as colours (height, width, 3) uint8, faded to white where the picture is
@@ -111,22 +112,23 @@ def render_picture(
     pixels to colours on the device."""
     start, count, empty = time.perf_counter(), 0, 0
     colours, normals, opacities = [], [], []
-    for pixels in camera.centers().to(model.device).split(settings.chunk):
-        rays = camera.rays(pixels)
-        samples = sampler.sample(model, *rays)
-        behind = model.behind(*rays, background)
-        part = render_stopped(model, samples, *rays, behind, settings.min_transmittance)
-        count += len(part.points)
-        empty += int((torch.bincount(samples.ray, minlength=len(pixels)) == 0).sum())
-        colours.append(part.colour)
-        normals.append(part.normal)
-        opacities.append(part.opacity)
-    colour = (torch.cat(colours).clamp(0, 1) * 255).round().to(torch.uint8).cpu()
+    with counted(model) as asked:
+        for pixels in camera.centers().to(model.device).split(settings.chunk):
+            rays = camera.rays(pixels)
+            samples = sampler.sample(model, *rays)
+            behind = model.behind(*rays, background)
+            part = render_stopped(model, samples, *rays, behind, settings.min_transmittance)
+            count += len(part.points)
+            empty += int((torch.bincount(samples.ray, minlength=len(pixels)) == 0).sum())
+            colours.append(part.colour)
+            normals.append(part.normal)
+            opacities.append(part.opacity)
+        colour = (torch.cat(colours).clamp(0, 1) * 255).round().to(torch.uint8).cpu()
     seconds = time.perf_counter() - start
     shape, rays = (camera.height, camera.width), camera.height * camera.width
     normal = torch.nn.functional.normalize(torch.cat(normals), dim=1).view(*shape, 3)
     opacity = torch.cat(opacities).view(shape)
     return Picture(
         colour.view(*shape, 3).numpy(), normal.cpu().numpy(), opacity.cpu().numpy(), seconds,
-        count / rays, empty / rays,
+        count / rays, empty / rays, asked.points / rays,
     )  # fmt: skip

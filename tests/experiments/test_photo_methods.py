@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import trimesh
 from PIL import Image
 
 from dss.config import RenderSettings, Settings
@@ -16,6 +17,8 @@ from dss.experiments.compare import EvalSettings, Result, measure, results, save
 from dss.experiments.photo_methods import (
     COLUMNS,
     FACTORS,
+    GEOMETRY_COLUMNS,
+    EqualSeconds,
     Trained,
     published,
     speed_up,
@@ -23,6 +26,7 @@ from dss.experiments.photo_methods import (
 )
 from dss.experiments.presets import photo_tables
 from dss.geometry.similarity import Similarity
+from dss.reconstruction.made_scene import make_scene
 from dss.reconstruction.samplers import SAMPLERS, build_sampler
 from dss.reconstruction.scene import Photo
 from dss.registry import load_config
@@ -141,6 +145,47 @@ def test_what_was_measured_is_not_measured_again(tmp_path):
     assert row == {"method": "neus_tiny", "data": "mic"} | PLAIN
     with pytest.raises(InputError, match="not a run folder"):  # another question: measure
         measure(entry, path, folder, EvalSettings(every=1), CPU)
+
+
+def test_equal_seconds_are_more_steps_or_fewer(tmp_path, monkeypatch):
+    """Of two entries that took 100 s and 40 s for 3,000 steps."""
+    for name, seconds in (("plain", 100.0), ("guided_one", 40.0)):
+        (tmp_path / name / "demo").mkdir(parents=True)
+        facts = {"steps": 3000, "fit_seconds": seconds}
+        (tmp_path / name / "demo" / "fit.json").write_text(json.dumps(facts))
+    asked = []
+    monkeypatch.setattr(Trained, "measure", lambda self, *_: asked.append(self) or PLAIN)
+    of = Trained("guided one", "neus_spheres_tiny", ("train.steps=3000",))
+    entry = EqualSeconds(of, Trained("plain", "neus_tiny"))
+    (found,) = results([entry], [Path("demo")], tmp_path, EvalSettings(), CPU)
+    assert found.row == PLAIN and found.method == "guided one, equal seconds"
+    assert asked[0].overrides[-1] == "train.steps=7500" and asked[0].config == "neus_spheres_tiny"
+    lost = EqualSeconds(Trained("none"), Trained("plain", "neus_tiny"))
+    (failed,) = results([lost], [Path("demo")], tmp_path, EvalSettings(), CPU)
+    assert failed.row is None and "have not been timed" in failed.reason
+
+
+def test_a_row_has_pictures_geometry_and_cost(tmp_path, few):
+    """A made scene whose truth is known, trained for a moment."""
+    ball = trimesh.creation.icosphere(subdivisions=3, radius=2.0)
+    ball.export(tmp_path / "ball.ply")
+    make_scene(str(tmp_path / "ball.ply"), tmp_path / "scene", views=4, size=32)
+    overrides = (
+        *("scene.downscale=1", "train.steps=3", "train.rays=16", "model.layers=2"),
+        *("model.width=16", "sampler.coarse=8", "sampler.fine=8", "train.checkpoint=2"),
+    )
+    entry, path = Trained("short", "neus_tiny", overrides), tmp_path / "scene/synthetic"
+    settings = EvalSettings(resolution=32)
+    (found,) = results([entry], [path], tmp_path / "out", settings, CPU)
+    assert found.data == "scene" and found.row, found.reason
+    assert found.row.keys() >= {column.key for column in GEOMETRY_COLUMNS}
+    assert found.row["steps"] == 3 and found.row["fit_seconds"] > 0
+    assert found.row["queries"] > 16 and 0 < found.row["surface_mean"] < 1
+
+
+@pytest.fixture
+def few(monkeypatch):
+    monkeypatch.setattr("dss.evaluation.geometry.SAMPLES", 1 << 12)
 
 
 def test_a_training_that_fails_is_one_line(tmp_path):

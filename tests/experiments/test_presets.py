@@ -6,7 +6,7 @@ from dss.config import MeshConfig, PhotoConfig
 from dss.experiments import presets
 from dss.experiments.compare import Result
 from dss.experiments.mesh_methods import Fitted, Truth, configured
-from dss.experiments.photo_methods import Trained
+from dss.experiments.photo_methods import EqualSeconds, Trained
 from dss.experiments.presets import PRESETS, PUBLISHED, configured_models
 from dss.fields import build
 from dss.registry import CONFIGS, load_config
@@ -19,10 +19,33 @@ def test_presets_name_what_is_there(name):
         if isinstance(entry, Fitted):
             config = load_config(entry.config or entry.name, list(entry.overrides))
             assert isinstance(config, MeshConfig)
+        if isinstance(entry, EqualSeconds):
+            entry = entry.of
         if isinstance(entry, Trained):
-            assert isinstance(load_config(entry.name), PhotoConfig)
+            config = load_config(entry.config or entry.name, list(entry.overrides))
+            assert isinstance(config, PhotoConfig)
     names = [entry.name for entry in (*preset.always, *preset.entries)]
     assert len(set(names)) == len(names)
+
+
+@pytest.mark.parametrize("name", ["geometry", "ablations"])
+def test_guided_and_plain_see_the_same_rays(name):
+    for entry in PRESETS[name].entries:
+        if isinstance(entry, Trained):
+            train = load_config(entry.config, list(entry.overrides)).train
+            assert (train.steps, train.rays, train.pixels) == (3000, 128, "photo")
+
+
+def test_ablations_are_told_apart():
+    """Each leaves out one thing, and has a row of equal seconds."""
+    entries = {entry.name: entry for entry in presets.ABLATIONS.entries}
+    base = load_config("neus_spheres_tiny", list(presets.EQUAL)).sampler
+    for entry in presets.ABLATED:
+        sampler = load_config(entry.config, list(entry.overrides)).sampler
+        if sampler.method == base.method:
+            changed = [key for key, value in sampler if value != getattr(base, key)]
+            assert len(changed) == (entry.name != "spheres")
+        assert entries[f"{entry.name}, equal seconds"].like.name == "plain"
 
 
 def test_quick_fits_see_as_many_samples():

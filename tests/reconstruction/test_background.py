@@ -2,10 +2,12 @@
 
 import pytest
 import torch
+import trimesh
 from torch import nn
 
 from dss.config import PhotoConfig, RenderSettings, SceneSettings, TrainSettings
 from dss.reconstruction.background import WALL, InvertedSphere, SolidBall, build_backdrop
+from dss.reconstruction.made_scene import make_scene
 from dss.reconstruction.models import build_model
 from dss.reconstruction.models.neus import NeuSSettings
 from dss.reconstruction.samplers.shell import Shell, ShellSettings
@@ -128,3 +130,21 @@ def test_every_parameter_learns_even_where_all_rays_miss(model, tmp_path):
     ]
     assert any(name.startswith("backdrop") for name in changed) == (model is NERF)
     assert changed
+
+
+def test_a_room_is_learnt_without_masks(tmp_path):
+    """A made scene: the mask term is left out, and object and walls are learnt by colours alone."""
+    trimesh.creation.icosphere(subdivisions=2).export(tmp_path / "ball.ply")
+    look = {"texture": "none", "background": "room"}
+    make_scene(str(tmp_path / "ball.ply"), tmp_path / "made", views=4, size=16, **look)
+    scene = SceneSettings(path=str(tmp_path / "made/synthetic"))
+    train = TrainSettings(
+        steps=60, rays=64, pixels="scene", lr=1e-2, warm_up_steps=0, checkpoint=60, mask_weight=0.1
+    )
+    sampler = UniformSettings(coarse=8, fine=8, rounds=2)
+    config = PhotoConfig(scene=scene, model=NERF, sampler=sampler, train=train)
+    training = Training(config, load_scene(scene, "train"), torch.device("cpu"))
+    rows = [training.run_step() for _ in range(60)]
+    assert not any("mask" in row for row in rows)
+    colour = torch.stack([row["colour"] for row in rows])
+    assert colour[-10:].mean() < 0.6 * colour[:5].mean()

@@ -14,6 +14,7 @@ from dss.errors import InputError
 from dss.geometry.distance import MeshDistance
 from dss.reconstruction import made_scene
 from dss.reconstruction.made_scene import BALL, albedo, demo_scene, light, make_scene, room
+from dss.reconstruction.nerf_synthetic import read_ball
 from dss.reconstruction.scene import load_scene
 
 CENTER, RADIUS = np.array([3.0, -1.0, 7.0]), 2.0
@@ -36,11 +37,11 @@ def made(tmp_path_factory, ball_file) -> Path:
 
 
 def test_both_layouts_show_the_same(made):
-    bounds = f"{CENTER[0]} {CENTER[1]} {CENTER[2]} {RADIUS / 0.9 * BALL}"
-    one = load_scene(SceneSettings(path=str(made / "synthetic"), bounds=bounds), "train")
+    one = load_scene(SceneSettings(path=str(made / "synthetic")), "train")
     other = load_scene(SceneSettings(path=str(made / "dtu")), "train")
     assert len(one.photos) == len(other.photos) == 6 and one.masked and other.masked
-    assert other.similarity.scale == pytest.approx(one.similarity.scale, rel=1e-3)
+    assert other.similarity == one.similarity
+    assert one.similarity.scale == pytest.approx(RADIUS / 0.9 * BALL, rel=1e-3)
     torch.testing.assert_close(one.load(), other.load(), atol=5e-3, rtol=0)
     for a, b in zip(one.photos, other.photos, strict=True):
         torch.testing.assert_close(a.camera.pose, b.camera.pose, atol=2e-3, rtol=0)
@@ -87,10 +88,20 @@ def test_a_room_has_no_masks(ball_file, tmp_path):
     make_scene(str(ball_file), tmp_path, views=3, size=16, texture="checker", background="room")
     scene = load_scene(SceneSettings(path=str(tmp_path / "dtu")), "train")
     assert not scene.masked and (scene.load()[..., 3] == 1).all()
-    with pytest.raises(InputError, match="neither masks nor bounds"):
-        load_scene(SceneSettings(path=str(tmp_path / "synthetic")), "train")
+    other = load_scene(SceneSettings(path=str(tmp_path / "synthetic")), "train")
+    assert not other.masked and other.similarity.scale == pytest.approx(scene.similarity.scale)
     true = [np.asarray(Image.open(path)) for path in sorted(tmp_path.glob("dtu/true_mask/*"))]
     assert len(true) == 3 and all(mask.min() == 0 and mask.max() == 255 for mask in true)
+
+
+@pytest.mark.parametrize("ball", [[1, 2, 3], [1, 2, 3, 0], "a ball", [1, 2, 3, float("nan")], 4])
+def test_a_broken_ball_is_named_in_one_line(made, tmp_path, ball):
+    about = json.loads((made / "synthetic/transforms_train.json").read_text())
+    (tmp_path / "transforms_train.json").write_text(json.dumps(about | {"ball": ball}))
+    with pytest.raises(InputError, match="its `ball` is not x, y, z and a radius"):
+        read_ball(tmp_path / "transforms_train.json")
+    (tmp_path / "transforms_train.json").write_text(json.dumps({}))
+    assert read_ball(tmp_path / "transforms_train.json") is None
 
 
 def test_what_things_look_like():

@@ -167,6 +167,32 @@ def test_its_pictures_are_drawn(run, script, tmp_path):
     assert len(list(out.glob("*.png"))) >= 2
 
 
+def test_its_pictures_by_the_surface(run, script, tmp_path, monkeypatch):
+    """Traced, and by a small field that stands for it; here that is the fit of a moment."""
+    out, other = tmp_path / "out", tmp_path / "other"
+    code, output, error = script("eval_ssim", run, "--every", 3, "--by", "surface", "--out", out)
+    assert code == 0 and "queries / ray" in output, error
+    code, _, error = script("render", run, "--every", 3, "--by", "surface", "--out", other)
+    assert code == 0 and len(list(other.glob("*.png"))) == 2, error
+    monkeypatch.setattr("dss.pipeline.DISTILLED", write_small(tmp_path))
+    monkeypatch.setattr("dss.pipeline.CELLS", 48)
+    third = tmp_path / "third"
+    code, _, error = script("eval_ssim", run, "--every", 3, "--by", "distilled", "--out", third)
+    assert code == 0, error
+    traced, small = (json.loads((each / "ssim.json").read_text())["mean"] for each in (out, third))
+    assert small["psnr"] == pytest.approx(traced["psnr"], abs=1.5)
+    assert (run / "distilled/run/field.safetensors").is_file()
+
+
+def write_small(folder: Path) -> Path:
+    path = folder / "moment.yaml"
+    path.write_text(
+        "spheres: {count: 24}\nsamples: {count: 20000}\nfield: {width: 16, latent: 4}\n"
+        "fit: {epochs: 6, resample: 6, batch_size: 1024}\n"
+    )
+    return path
+
+
 def test_the_similarity_is_that_of_the_run(run):
     opened = open_run(run)
     assert isinstance(opened.similarity, Similarity)
