@@ -77,16 +77,26 @@ class DualShellField(Field):
         cls, mesh: "Mesh", distance: "MeshDistance", config: "MeshConfig"
     ) -> Geometry:
         """The dual shell of the configured key spheres, its enclosure certified for every
-        triangle."""
-        from dss.shell.certify import build_shell
+        triangle. That of a field to be coded is of a lattice, and certified as it is decoded."""
+        from dss.shell.certify import build_shell, certify
         from dss.shell.cover import cover
         from dss.shell.farthest import farthest
+        from dss.shell.lattice import Lattice
 
+        lattice = Lattice.of(config)
         if config.spheres.method == "farthest":
             spheres = farthest(distance, config.spheres.count, config.spheres.resolution)
+            if lattice:
+                balls = lattice.balls(distance, spheres[0])
+                spheres = balls[:, :3], balls[:, 3]
         else:
-            spheres = cover(distance, config.spheres.count, config.seed)
-        return build_shell(mesh.vertices, mesh.faces, *spheres, seed=config.seed).geometry
+            spheres = cover(distance, config.spheres.count, config.seed, lattice)
+        shell = build_shell(mesh.vertices, mesh.faces, *spheres, seed=config.seed)
+        if lattice:
+            shell = lattice.shell(lattice.codes(shell))
+            if leak := certify(mesh.vertices, mesh.faces, shell):
+                raise RuntimeError(f"the coded shell leaks by {leak:.1e}")
+        return shell.geometry
 
     def forward(self, points: Tensor, owner: Tensor | None = None) -> Tensor:
         if owner is None:
