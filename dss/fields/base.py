@@ -57,10 +57,16 @@ class Field(nn.Module, ABC):
     samplings: ClassVar[tuple[str, ...]] = ("importance", "near", "oriented")
     # names of the geometry's tensors, the same in the state dict
     geometry_keys: ClassVar[tuple[str, ...]] = ()
+    # first words of the names of parameters (n, d) that are n vectors; when they are coded, each of
+    # their d dimensions has its own step
+    latent_keys: ClassVar[tuple[str, ...]] = ("latents",)
 
     def __init__(self, shell: DualShell | None = None, owner_rule: str = "relative"):
         super().__init__()
         self.shell, self.owner_rule = shell, owner_rule
+        # Of a field that was fitted to be coded: its parameters are integers times these steps, (1,)
+        # float32, or (d,) of latents of dimension d.
+        self.steps: dict[str, Tensor] | None = None
 
     @classmethod
     def build_geometry(

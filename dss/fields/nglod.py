@@ -55,6 +55,7 @@ class NglodField(Field):
     Settings = NglodSettings
     samplings = ("importance", "near")
     geometry_keys = ("octree", "solid", "extent")
+    latent_keys = ("features",)
 
     def __init__(self, settings: NglodSettings, geometry: Geometry):
         super().__init__()

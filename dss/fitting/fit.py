@@ -6,7 +6,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.func import functional_call
 
 from dss.checkpoint import (
     MISFITS,
@@ -19,6 +20,7 @@ from dss.checkpoint import (
     save_tensors,
     with_prefix,
 )
+from dss.codec.quantise import Quantiser
 from dss.config import FitSettings, MeshConfig
 from dss.errors import InputError
 from dss.fields import Field, build
@@ -62,6 +64,20 @@ class Rounds:
         return self.parts
 
 
+class _Objective(nn.Module):
+    """A field's loss as the `forward` of a module, so that it can be asked with other
+    parameters."""
+
+    def __init__(self, field: Field):
+        super().__init__()
+        self.field = field
+
+    def forward(
+        self, samples: Samples, error: Callable[[Tensor, Tensor], Tensor]
+    ) -> Tensor:
+        return self.field.loss(samples, error)
+
+
 class Training:
     """A field with its optimisers and schedule, at some epoch of some attempt: all that a
     checkpoint holds."""
@@ -74,6 +90,11 @@ class Training:
         self.attempt, self.epoch = attempt, 0
         self.field = build(config.field, geometry).to(device)
         self.optimizers = make_optimizers(self.field, config.fit)
+        self.objective = _Objective(self.field)
+        self.quantiser = None  # of a field that is to be coded
+        if config.fit.rate_weight:
+            self.quantiser = Quantiser(self.field, config).to(device)
+            self.optimizers.append(_quantiser_optimizer(self.quantiser, config))
         self.plateau = torch.optim.lr_scheduler.ReduceLROnPlateau(
             self.optimizers[0],
             factor=config.fit.plateau_factor,
@@ -93,11 +114,12 @@ class Training:
         self.field.train()
         torch.manual_seed(seed)  # for dropout, so that a resumed fit draws the same
         for step, batch in enumerate(batches):
+            progress = (self.epoch + step / len(batches)) / self.config.epochs
             if self.config.schedule in SCHEDULES:
-                progress = (self.epoch + step / len(batches)) / self.config.epochs
                 self._set_lr(SCHEDULES[self.config.schedule](progress) * self.config.lr)
-            loss = self._loss(samples[batch])
-            self.field.zero_grad()
+            for optimizer in self.optimizers:
+                optimizer.zero_grad()
+            loss = self._loss(samples[batch], progress)
             loss.backward()
             for optimizer in self.optimizers:
                 optimizer.step()
@@ -116,17 +138,30 @@ class Training:
     def _monitor(self, holdout: Samples) -> dict[str, float]:
         """The mean error on the samples held out, and whether the field has both signs there."""
         chunks = zip(holdout.points.split(CHUNK), holdout.owner.split(CHUNK), strict=True)
-        predicted = torch.cat([self.field(*chunk) for chunk in chunks])
+        values, bits = self._quantised(self.epoch / self.config.epochs)
+        predicted = torch.cat([functional_call(self.field, values, chunk) for chunk in chunks])
         error = (predicted - holdout.sdf).abs().mean().item()
         if self.config.schedule == "plateau":
             self.plateau.step(error)
             self._set_lr(self.plateau.get_last_lr()[0])
-        return {"error": error, "crossing": bool((predicted < 0).any() and (predicted > 0).any())}
+        scalars = {
+            "error": error,
+            "crossing": bool((predicted < 0).any() and (predicted > 0).any()),
+        }
+        return scalars if bits is None else scalars | {"kib": bits.item() / 8192}
 
-    def _loss(self, samples: Samples) -> Tensor:
+    def _loss(self, samples: Samples, progress: float) -> Tensor:
+        values, bits = self._quantised(progress)
         mixed = self.config.mixed_precision and self.device.type == "cuda"
         with torch.autocast(self.device.type, torch.bfloat16, enabled=mixed):
-            return self.field.loss(samples, self._error)
+            loss = functional_call(
+                self.objective, with_prefix("field", values), (samples, self._error)
+            )
+        return loss + self.quantiser.weight(progress) * bits if self.quantiser else loss
+
+    def _quantised(self, progress: float) -> tuple[dict[str, Tensor], Tensor | None]:
+        """The parameters by name where they are not the field's own, and their bits."""
+        return self.quantiser(self.field, progress) if self.quantiser else ({}, None)
 
     def _error(self, predicted: Tensor, true: Tensor) -> Tensor:
         return mean_error(predicted, true, self.config.loss, self.config.band)
@@ -140,6 +175,8 @@ class Training:
         """Write the resumable state: parameters, the optimisers' moments, schedule, epoch and
         attempt."""
         tensors = with_prefix("field", self.field.state_dict())
+        if self.quantiser:
+            tensors |= with_prefix("quantiser", self.quantiser.state_dict())
         for number, optimizer in enumerate(self.optimizers):
             tensors |= with_prefix(f"optimizer.{number}", optimizer_tensors(optimizer))
         about = {
@@ -170,8 +207,10 @@ class Training:
                 name: type(value) for name, value in own.items()
             }:
                 raise ValueError("the state of the schedule is none")
-            check_tensors(training.field, part(tensors, "field"))
-            training.field.load_state_dict(part(tensors, "field"))
+            for name in ("field", "quantiser") if training.quantiser else ("field",):
+                module = getattr(training, name)
+                check_tensors(module, part(tensors, name))
+                module.load_state_dict(part(tensors, name))
             for number, optimizer in enumerate(training.optimizers):
                 restore_optimizer(optimizer, part(tensors, f"optimizer.{number}"))
             training.plateau.load_state_dict(plateau)
@@ -199,6 +238,8 @@ def fit(
     with the best of `fit.starts` initialisations. Starts afresh, at most `fit.restarts` times,
     after a loss that is not finite or where the field has one sign on all held-out samples; then
     raises InputError.
+
+    With a `fit.rate_weight`, the field ends with parameters that are multiples of its `steps`.
     """
     settings, parts = config.fit, Rounds(config, rounds, device)
     if state_path.is_file():
@@ -222,6 +263,8 @@ def fit(
                     "lower fit.lr"
                 )
             training = Training(config, geometry, device, attempt)
+    if training.quantiser:
+        training.quantiser.finish(training.field)
     return training.field
 
 
@@ -264,6 +307,12 @@ def make_optimizers(field: Field, settings: FitSettings) -> list[torch.optim.Opt
         muon_options = {"weight_decay": 0.0, "adjust_lr_fn": "match_rms_adamw"}
         result.append(torch.optim.Muon([group], settings.lr, **muon_options))
     return result
+
+
+def _quantiser_optimizer(quantiser: Quantiser, config: MeshConfig) -> torch.optim.Optimizer:
+    lr = config.fit.lr * config.codec.lr_ratio
+    group = {"params": list(quantiser.parameters()), "ratio": config.codec.lr_ratio, "lr": lr}
+    return torch.optim.AdamW([group], weight_decay=0.0, fused=True)
 
 
 def split(
