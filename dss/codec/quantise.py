@@ -2,6 +2,8 @@
 bits that they cost; and steps for a field that was fitted without."""
 
 import math
+from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import torch
@@ -24,9 +26,10 @@ class Quantiser(nn.Module):
 
     There is one of each per tensor; per column where the rows are latents (`Field.latent_keys`).
     `forward` returns the parameters as the fit shall see them. Until `codec.noise_from` of the fit
-    these are the parameters as they are: none is returned. From there on, uniform noise of the size of a step stands
-    for the error of rounding; from `codec.round_from` on they are rounded, and gradients pass as if
-    they were not. The weight of the bits rises from 0 to `fit.rate_weight` during the noise.
+    these are the parameters as they are: none is returned. From there on, uniform noise of the size
+    of a step stands for the error of rounding; from `codec.round_from` on they are rounded, and
+    gradients pass as if they were not. The weight of the bits rises from 0 to `fit.rate_weight`
+    during the noise.
     """
 
     def __init__(self, field: Field, config: MeshConfig):
@@ -74,19 +77,20 @@ class Quantiser(nn.Module):
         if not self.begun:
             self._begin(field)
         field.steps = {
-            name: self._step(log_step) for name, _, log_step, _, _ in self._tensors(field)
+            name: self._step(log_step).cpu() for name, _, log_step, _, _ in self._tensors(field)
         }
-        values = rounded(field)
+        numbers = integers(field, field.steps)
         for name, parameter in field.named_parameters():
-            parameter.copy_(values[name])
+            parameter.copy_(dequantised(numbers[name], field.steps[name]))
 
     @torch.no_grad()
     def _begin(self, field: Field) -> None:
         """Steps and distributions from the parameters as they are."""
         for _, parameter, log_step, log_width, center in self._tensors(field):
             rows = parameter.reshape(-1, log_step.numel())
-            center.copy_(rows.mean(0).reshape(center.shape))
-            log_width.copy_((rows - rows.mean(0)).abs().mean(0).log2().clamp(min=-20).reshape(log_width.shape))
+            mean = rows.mean(0)
+            center.copy_(mean)
+            log_width.copy_((rows - mean).abs().mean(0).log2().clamp(min=-20))
             log_step.copy_(log_width - FIRST_BITS)
         self.begun.fill_(True)
 
@@ -95,7 +99,8 @@ class Quantiser(nn.Module):
         step = log_step.exp2()
         return step + (self.steps[torch.bucketize(step.detach(), self.middles)] - step).detach()
 
-    def _tensors(self, field: Field):
+    def _tensors(self, field: Field) -> Iterator[tuple[str, Tensor, Tensor, Tensor, Tensor]]:
+        """Name, parameter, step, width and centre of each tensor."""
         named = field.named_parameters()
         lists = self.log_steps, self.log_widths, self.centers
         for (name, parameter), *learnt in zip(named, *lists, strict=True):
@@ -123,20 +128,25 @@ def step_shape(field: Field, name: str) -> tuple[int, ...]:
 
 
 @torch.no_grad()
-def integers(field: Field) -> dict[str, Tensor]:
-    """The parameters of a field that has steps, by name, in these steps; int64 on the CPU."""
+def integers(field: Field, steps: dict[str, Tensor]) -> dict[str, Tensor]:
+    """A field's parameters by name, in these steps, rounded; int64 on the CPU."""
     return {
-        name: (parameter / field.steps[name].to(parameter.device)).round().long().cpu()
+        name: (parameter / steps[name].to(parameter.device)).round().long().cpu()
         for name, parameter in field.named_parameters()
     }
 
 
-def rounded(field: Field) -> dict[str, Tensor]:
-    """The parameters of a field that has steps as a file gives them back, by name; float32."""
-    return {
-        name: dequantised(number, field.steps[name].cpu())
-        for name, number in integers(field).items()
-    }
+def restored_steps(field: Field, stored: Any) -> dict[str, Tensor] | None:
+    """A field's steps from lists of numbers by parameter. Raises ValueError where they are none."""
+    if stored is None:
+        return None
+    steps = {name: torch.tensor(stored[name], dtype=torch.float32) for name in stored}
+    shapes = {name: step_shape(field, name) for name, _ in field.named_parameters()}
+    if {name: tuple(step.shape) for name, step in steps.items()} != shapes:
+        raise ValueError("its steps are not those of its parameters")
+    if not all(np.isin(step.numpy(), STEPS).all() for step in steps.values()):
+        raise ValueError("its steps are none that a file can name")
+    return steps
 
 
 def dequantised(number: Tensor, step: Tensor) -> Tensor:

@@ -1,8 +1,9 @@
 """An entropy coder on integers alone: symbols in, bytes out, the same on every machine.
 
-It is a range ANS coder (Duda 2013) with a state of 32 bits, renormalised byte by byte. constriction's
-models take their probabilities as floats, which would have to be the same to the last bit in
-every reader; here a reader needs nothing but integers. docs/format.md specifies it.
+It is a range ANS coder (Duda 2013) with a state of 32 bits, renormalised byte by byte. The Python
+models of constriction, which has such a coder, take probabilities as floats; these would have to be
+the same to the last bit in every reader, and here a reader needs nothing but integers.
+docs/format.md specifies it.
 """
 
 from bisect import bisect_right
@@ -59,6 +60,24 @@ class Decoder:
         self.place, self.state = place, state
         return symbols
 
+    def read_bits(self, count: int) -> int:
+        """The number of `count` equally likely bits that `bit_slots` made symbols of."""
+        value = 0
+        while count:
+            size = min(PRECISION, count)
+            count -= size
+            share = PRECISION - size
+            part = (self.state & TOTAL - 1) >> share
+            slot = self.state & (1 << share) - 1
+            self.state = (self.state >> PRECISION << share) + slot
+            while self.state < LOW:
+                if self.place == len(self.data):
+                    raise ValueError("its symbols end too early")
+                self.state = self.state << 8 | self.data[self.place]
+                self.place += 1
+            value = value << size | part
+        return value
+
     def finish(self) -> None:
         """Raise ValueError unless all bytes were read and the state is that of the beginning."""
         if self.place != len(self.data) or self.state != LOW:
@@ -70,14 +89,21 @@ def cumulative(sizes: Sequence[int]) -> list[int]:
     return [0, *accumulate(sizes)]
 
 
-def uniform(count: int) -> list[int]:
-    """The cumulative frequencies of `count` symbols that are equally likely, or nearly so."""
-    return [symbol * TOTAL // count for symbol in range(count + 1)]
-
-
 def slots(table: list[int], symbols: Sequence[int]) -> list[Slot]:
     """The shares of symbols by a table of cumulative frequencies."""
     return [(table[symbol], table[symbol + 1] - table[symbol]) for symbol in symbols]
+
+
+def bit_slots(value: int, count: int) -> list[Slot]:
+    """The shares of a number of `count` equally likely bits: up to 16 at a time, the highest
+    first."""
+    result = []
+    while count:
+        size = min(PRECISION, count)
+        count -= size
+        share = 1 << PRECISION - size
+        result.append(((value >> count & (1 << size) - 1) * share, share))
+    return result
 
 
 def ratio(code: np.ndarray | int) -> np.ndarray | int:

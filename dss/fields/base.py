@@ -64,8 +64,8 @@ class Field(nn.Module, ABC):
     def __init__(self, shell: DualShell | None = None, owner_rule: str = "relative"):
         super().__init__()
         self.shell, self.owner_rule = shell, owner_rule
-        # Of a field that was fitted to be coded: its parameters are integers times these steps, (1,)
-        # float32, or (d,) of latents of dimension d.
+        # Of a field that was fitted to be coded: its parameters are integers times these steps,
+        # float32 (1,), or (d,) of latents of dimension d.
         self.steps: dict[str, Tensor] | None = None
 
     @classmethod

@@ -93,7 +93,7 @@ class DualShellField(Field):
             spheres = cover(distance, config.spheres.count, config.seed, lattice)
         shell = build_shell(mesh.vertices, mesh.faces, *spheres, seed=config.seed)
         if lattice:
-            shell = lattice.shell(lattice.codes(shell))
+            shell = lattice.enclosing(shell)
             if leak := certify(mesh.vertices, mesh.faces, shell):
                 raise RuntimeError(f"the coded shell leaks by {leak:.1e}")
         return shell.geometry

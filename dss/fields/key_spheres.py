@@ -96,9 +96,10 @@ class KeySpheresField(Field):
         cls, mesh: "Mesh", distance: "MeshDistance", config: "MeshConfig"
     ) -> dict[str, Tensor]:
         """The key spheres: of the file, or the paper's, or a cover. Radii are distances anew: the
-        file's are off by up to a voxel."""
+        file's are off by up to a voxel. Those of a field to be coded are of a lattice."""
         from dss.shell.cover import cover
         from dss.shell.farthest import farthest
+        from dss.shell.lattice import Lattice
 
         if config.field.sphere_file:
             centers = read_spheres(config.field.sphere_file)[:, :3]
@@ -106,11 +107,11 @@ class KeySpheresField(Field):
             centers, _ = farthest(distance, config.spheres.count, config.spheres.resolution)
         else:
             centers, _ = cover(distance, config.spheres.count, config.seed)
-        return {
-            "spheres": torch.from_numpy(
-                np.column_stack([centers, distance.sdf(centers)]).astype(np.float32)
-            )
-        }
+        sdf = distance.sdf(centers)
+        if lattice := Lattice.of(config):
+            balls = lattice.balls(distance, centers)
+            centers, sdf = balls[:, :3], -balls[:, 3]
+        return {"spheres": torch.from_numpy(np.column_stack([centers, sdf]).astype(np.float32))}
 
     def forward(self, points: Tensor, owner: Tensor | None = None) -> Tensor:
         return self._answer(points, self._blend(points))

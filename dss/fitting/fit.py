@@ -72,9 +72,7 @@ class _Objective(nn.Module):
         super().__init__()
         self.field = field
 
-    def forward(
-        self, samples: Samples, error: Callable[[Tensor, Tensor], Tensor]
-    ) -> Tensor:
+    def forward(self, samples: Samples, error: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
         return self.field.loss(samples, error)
 
 

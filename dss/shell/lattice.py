@@ -29,8 +29,9 @@ def scale(bits: int) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Lattice:
-    """The numbers of bits that decide which spheres there are: of a coordinate in [-1, 1], and of
-    the place of an inner radius and of a thickness within their octaves."""
+    """Which spheres there are: 2**bits coordinates in [-1, 1], and 2**bits inner radii, and
+    thicknesses, in each octave. A sphere in integers is a row of five: its centre, its inner radius
+    and its thickness."""
 
     center_bits: int
     radius_bits: int
@@ -65,19 +66,25 @@ class Lattice:
         """The inner radii of integers."""
         return scale(self.radius_bits)[codes]
 
-    def thickness_codes(self, thickness: np.ndarray) -> np.ndarray:
-        """The integers of the least thicknesses that are not below `thickness`."""
-        values = scale(self.thickness_bits)
-        return np.searchsorted(values, thickness, "left").clip(0, len(values) - 1)
-
     def outer_radii(self, radius_codes: np.ndarray, thickness_codes: np.ndarray) -> np.ndarray:
         """The outer radii of integers: sums of two float32 numbers, rounded to float32."""
         thickness = scale(self.thickness_bits)[thickness_codes].astype(np.float32)
         return self.radii(radius_codes).astype(np.float32) + thickness
 
+    def thickness_codes(self, radius_codes: np.ndarray, outer: np.ndarray) -> np.ndarray:
+        """The integers of the least thicknesses whose outer radii are not below `outer`."""
+        last = (OCTAVES << self.thickness_bits) - 1
+        wanted = outer - self.radii(radius_codes)
+        near = np.searchsorted(scale(self.thickness_bits), wanted)
+        # the sum that becomes the outer radius is rounded, up or down
+        choices = (near[:, None] + [-1, 0, 1]).clip(0, last)
+        enough = self.outer_radii(radius_codes[:, None], choices) >= outer[:, None]
+        return choices[np.arange(len(choices)), enough.argmax(1)]
+
     def balls(self, distance: MeshDistance, centers: np.ndarray) -> np.ndarray:
         """The largest balls (n, 4) of the lattice inside the solid at one of the eight lattice
-        points around each centre (n, 3); where all of these are outside, there is none."""
+        points around each centre (n, 3); where all of these are outside, there is none. In the
+        order of a file."""
         low = self.center_codes(centers - 1 / (1 << self.center_bits))
         around = self.snapped(self.centers(low[:, None] + CORNERS))
         radii = -distance.sdf(around.reshape(-1, 3).astype(np.float32)).reshape(around.shape[:-1])
@@ -89,22 +96,28 @@ class Lattice:
                 f"codec.center_bits={self.center_bits}: no sphere on so coarse a lattice fits into "
                 "so thin a mesh; choose more bits"
             )
-        return np.column_stack(
-            [around[np.arange(len(radii)), best][found], self.radii(codes[found])]
-        )
+        places = self.center_codes(around[np.arange(len(radii)), best][found])
+        rows = np.column_stack([places, codes[found]])
+        rows = rows[in_order(rows, self.center_bits)]
+        return np.column_stack([self.centers(rows[:, :3]), self.radii(rows[:, 3])])
 
-    def codes(self, shell: DualShell) -> np.ndarray:
-        """The rows (S, 5) int64 of a shell whose centres and inner radii are of the lattice: centre,
-        inner radius, and thickness rounded outwards; in the order of a file, as `in_order`."""
-        centers, inner, outer = (value.cpu().double().numpy() for value in shell.buffers())
-        codes = np.column_stack(
-            [
-                self.center_codes(centers),
-                self.radius_codes(inner),
-                self.thickness_codes(outer - inner),
-            ]
-        )
-        return codes[in_order(codes, self.center_bits)]
+    def enclosing_codes(
+        self, centers: np.ndarray, inner: np.ndarray, outer: np.ndarray
+    ) -> np.ndarray:
+        """The rows (S, 5) int64 of spheres (S, 3), (S,), (S,): centre, inner radius, thickness.
+
+        Each outer sphere contains the one that it stands for, and each inner sphere lies in it,
+        unless that is smaller than any of the scale.
+        """
+        codes = self.center_codes(centers)
+        moved = np.linalg.norm(self.centers(codes) - centers, axis=1)
+        radii = self.radius_codes(inner - moved).clip(min=0)
+        return np.column_stack([codes, radii, self.thickness_codes(radii, outer + moved)])
+
+    def enclosing(self, shell: DualShell) -> DualShell:
+        """The thinnest shell of the lattice that contains a shell, in the order of a file."""
+        codes = self.enclosing_codes(*(value.cpu().double().numpy() for value in shell.buffers()))
+        return self.shell(codes[in_order(codes, self.center_bits)])
 
     def shell(self, codes: np.ndarray) -> DualShell:
         """The shell that rows (S, 5) of integers stand for."""
