@@ -106,7 +106,7 @@ class KeySpheresField(Field):
         elif config.spheres.method == "farthest":
             centers, _ = farthest(distance, config.spheres.count, config.spheres.resolution)
         else:
-            centers, _ = cover(distance, config.spheres.count, config.seed)
+            centers = cover(distance, config.spheres.count, config.seed)[0]
         sdf = distance.sdf(centers)
         if lattice := Lattice.of(config):
             balls = lattice.balls(distance, centers)

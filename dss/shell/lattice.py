@@ -6,14 +6,17 @@ that was certified.
 """
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
 from dss.config import MeshConfig
 from dss.errors import InputError
-from dss.geometry.distance import MeshDistance
 from dss.shell.dual_shell import DualShell
+
+if TYPE_CHECKING:  # a machine that reads coded fields may lack Warp
+    from dss.geometry.distance import MeshDistance
 
 OCTAVES = 18  # of radii and thicknesses, up to 2
 CORNERS = np.stack(np.meshgrid(*[[0, 1]] * 3, indexing="ij"), -1).reshape(-1, 3)
@@ -81,7 +84,7 @@ class Lattice:
         enough = self.outer_radii(radius_codes[:, None], choices) >= outer[:, None]
         return choices[np.arange(len(choices)), enough.argmax(1)]
 
-    def balls(self, distance: MeshDistance, centers: np.ndarray) -> np.ndarray:
+    def balls(self, distance: "MeshDistance", centers: np.ndarray) -> np.ndarray:
         """The largest balls (n, 4) of the lattice inside the solid at one of the eight lattice
         points around each centre (n, 3); where all of these are outside, there is none. In the
         order of a file."""
