@@ -124,7 +124,7 @@ def _fit_mesh(
         facts["fit_seconds"] = time.process_time() - core if device.type == "cpu" else seconds
     write_json(folder / "fit.json", facts)
     run = save_field(folder, field, config, source)
-    coded = "" if field.steps is None else f", coded in {run.file.stat().st_size:,} bytes"
+    coded = "" if field.code_steps is None else f", coded in {run.file.stat().st_size:,} bytes"
     progress(Event("field", 1, 1, f"{seconds:.0f} s, {_kib(field)}{coded}"))
     return run
 

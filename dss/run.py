@@ -79,7 +79,7 @@ class MeshRun:
     def file(self) -> Path:
         """What is stored of the field: the coded file where it holds this very field."""
         coded = self.folder / "field.dss"
-        if self.field.steps is not None and is_file(coded):
+        if self.field.code_steps is not None and is_file(coded):
             return coded
         return self.folder / "field.safetensors"
 
@@ -89,7 +89,7 @@ class MeshRun:
         inputs = self.field, self.config.field, self.source.similarity, sha256
         try:
             return encode_field(
-                *inputs, None if self.field.steps is None else Lattice.of(self.config)
+                *inputs, None if self.field.code_steps is None else Lattice.of(self.config)
             )
         except ValueError as error:
             raise InputError(f"{self.folder}: cannot be coded ({error}); fit it anew") from error
@@ -307,7 +307,7 @@ def _mesh_run(
     field = build(config.field, {name: tensors[name] for name in keys})
     check_tensors(field, tensors)
     field.load_state_dict(tensors)
-    field.steps = restored_steps(field, steps)
+    field.code_steps = restored_steps(field, steps)
     field.sdf(torch.zeros(2, 3))  # what a field is built on has shapes of its own
     return MeshRun(folder, config, source, field.to(device).eval())
 
@@ -341,9 +341,9 @@ def save_field(folder: Path, field: Field, config: MeshConfig, source: Source) -
     """Write field.safetensors: the state dict, with all that rebuilds the field in the metadata.
     Before it, where the field was fitted to be coded, field.dss."""
     run, about = MeshRun(folder, config, source, field.eval()), _about(config, source)
-    if field.steps is not None:
+    if field.code_steps is not None:
         save_packed(run, folder / "field.dss")
-        about["steps"] = {name: steps.tolist() for name, steps in field.steps.items()}
+        about["steps"] = {name: steps.tolist() for name, steps in field.code_steps.items()}
     save_tensors(folder / "field.safetensors", field.state_dict(), about)
     return run
 

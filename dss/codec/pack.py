@@ -43,12 +43,13 @@ def encode_field(
 ) -> bytes:
     """The .dss file of a field.
 
-    One that was fitted to be coded, with `steps` and spheres of the lattice, comes back as it is.
-    The parameters of another are rounded to fine steps, and its spheres to a fine lattice, so that
-    the coded shell encloses the field's own. Raises ValueError where the field cannot be coded.
+    One that was fitted to be coded, with `code_steps` and spheres of the lattice, comes back as it
+    is. The parameters of another are rounded to fine steps, and its spheres to a fine lattice, so
+    that the coded shell encloses the field's own. Raises ValueError where the field cannot be
+    coded.
     """
     state = {name: value.detach().cpu() for name, value in field.state_dict().items()}
-    steps = fine_steps(field) if field.steps is None else field.steps
+    steps = fine_steps(field) if field.code_steps is None else field.code_steps
     records, order = _geometry_records(field, state, lattice)
     numbers = integers(field, steps)
     for name in _learnt(field):
@@ -83,8 +84,10 @@ def decode_field(data: bytes, source: str) -> Coded:
         state = {name: _learnt_value(record, name in parameters) for name, record in learnt.items()}
         check_tensors(field, state)
         field.load_state_dict(field.state_dict() | state)
-        field.steps = {name: torch.from_numpy(STEPS[learnt[name].steps]) for name in parameters}
-        if any(field.steps[name].shape != step_shape(field, name) for name in parameters):
+        field.code_steps = {
+            name: torch.from_numpy(STEPS[learnt[name].steps]) for name in parameters
+        }
+        if any(field.code_steps[name].shape != step_shape(field, name) for name in parameters):
             raise ValueError("its steps are not those of its parameters")
         with torch.no_grad():
             field(torch.zeros(2, 3))  # what a field is built on has shapes of its own

@@ -76,12 +76,12 @@ class Quantiser(nn.Module):
         """Round the field's parameters for good, and give it the steps."""
         if not self.begun:
             self._begin(field)
-        field.steps = {
+        field.code_steps = {
             name: self._step(log_step).cpu() for name, _, log_step, _, _ in self._tensors(field)
         }
-        numbers = integers(field, field.steps)
+        numbers = integers(field, field.code_steps)
         for name, parameter in field.named_parameters():
-            parameter.copy_(dequantised(numbers[name], field.steps[name]))
+            parameter.copy_(dequantised(numbers[name], field.code_steps[name]))
 
     @torch.no_grad()
     def _begin(self, field: Field) -> None:

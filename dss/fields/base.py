@@ -66,7 +66,7 @@ class Field(nn.Module, ABC):
         self.shell, self.owner_rule = shell, owner_rule
         # Of a field that was fitted to be coded: its parameters are integers times these steps,
         # float32 (1,), or (d,) of latents of dimension d.
-        self.steps: dict[str, Tensor] | None = None
+        self.code_steps: dict[str, Tensor] | None = None
 
     @classmethod
     def build_geometry(

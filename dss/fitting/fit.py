@@ -237,7 +237,7 @@ def fit(
     after a loss that is not finite or where the field has one sign on all held-out samples; then
     raises InputError.
 
-    With a `fit.rate_weight`, the field ends with parameters that are multiples of its `steps`.
+    With a `fit.rate_weight`, the field ends with parameters that are multiples of its `code_steps`.
     """
     settings, parts = config.fit, Rounds(config, rounds, device)
     if state_path.is_file():

@@ -89,5 +89,3 @@ def test_the_order_is_that_of_near_cells():
     codes = np.array([[1, 1, 1, 0], [0, 0, 1, 5], [1, 0, 0, 0], [0, 0, 1, 4], [0, 0, 0, 9]])
     assert morton(codes, 1).tolist() == [7, 1, 4, 1, 0]
     assert in_order(codes, 1).tolist() == [4, 3, 1, 2, 0]
-
-
