@@ -58,6 +58,11 @@ class Settings(Section):
         into memory is refused before any work. 0 where nothing is known."""
         return 0
 
+    def least_bytes(self, rays: int) -> int:
+        """Of a sampler: bytes that so many rays need at once, at least. 0 where nothing is
+        known."""
+        return 0
+
 
 Plugins = Mapping[str, Mapping[str, type[Settings]]]  # by section ("field"), then by method
 

@@ -19,7 +19,8 @@ def replacing(path: Path | str) -> Iterator[Path]:
     """Yield a temporary path beside `path`; on success it is renamed to `path`, on failure it is
     removed.
 
-    The temporary name keeps the suffix, because many writers choose their format by it.
+    The temporary name keeps the suffix, because many writers choose their format by it. What a
+    killed process left of an earlier try is removed, too.
     Raises InputError where the folder cannot be written, the disk is full, or the name is no text
     in this locale, which the writers in native code need.
     """
@@ -27,6 +28,7 @@ def replacing(path: Path | str) -> Iterator[Path]:
     temporary = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        remove_stale(path.parent, path)
         yield temporary
         with temporary.open("rb") as file:
             os.fsync(file.fileno())
@@ -46,12 +48,14 @@ def is_temporary(path: Path) -> bool:
     return bool(TEMPORARY.fullmatch(path.name))
 
 
-def remove_stale(folder: Path) -> None:
-    """Remove the temporary files in `folder` of processes that are gone: they were killed while
-    they wrote. One of our own number is of an earlier process, as nothing is being written now."""
+def remove_stale(folder: Path, target: Path | None = None) -> None:
+    """Remove the temporary files in `folder`, of `target` alone if it is given, of processes that
+    are gone: they were killed while they wrote. One of our own number is of an earlier process, as
+    nothing is being written now."""
     for path in folder.iterdir():
         found = TEMPORARY.fullmatch(path.name)
-        if found and not _runs_elsewhere(int(found[1])):
+        own = target is None or (found and path.name == f".{target.stem}.{found[1]}{target.suffix}")
+        if found and own and not _runs_elsewhere(int(found[1])):
             with suppress(OSError):
                 path.unlink()
 

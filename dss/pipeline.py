@@ -47,7 +47,7 @@ if TYPE_CHECKING:
 PICTURE = 160  # pixels per side of the pictures of a field in TensorBoard
 MAX_THUMBNAIL = 100  # pixels per side of the pictures of a model in TensorBoard
 LOG_EVERY = 20  # training steps between scalars in TensorBoard
-MAX_AMBIGUOUS = 0.01  # share of the surface above which an ambiguous sign is worth a warning
+MAX_THICK = 0.1  # share of the surface with a shell far too thick that is worth a warning
 
 
 def fit_run(
@@ -77,9 +77,12 @@ def import_weights(
 ) -> MeshRun:
     """The field that a method's authors fitted, as a run of ours. Raises InputError where the file
     is not theirs."""
+    method = METHODS[config.field.method]
+    if method.from_weights.__func__ is Field.from_weights.__func__:  # it refuses, before any work
+        method.from_weights(path, config.field, {})
     enter_folder(folder, config)
     source, _, _, geometry = _geometry_of(config, torch.device(device), progress)
-    field = METHODS[config.field.method].from_weights(path, config.field, geometry)
+    field = method.from_weights(path, config.field, geometry)
     config = config.model_copy(update={"field": field.settings})
     open_folder(folder, config)
     progress(Event("field", 1, 1, f"{path}, {_kib(field)}"))
@@ -135,13 +138,13 @@ def _geometry_of(
     """The mesh, its distance, and the tensors that the field is built on."""
     from dss.geometry.distance import MeshDistance
     from dss.geometry.mesh import load_mesh
+    from dss.geometry.sides import shares
 
     mesh = load_mesh(config.mesh.path, config.mesh.radius)
-    progress(Event("mesh", 1, 1, str(mesh.report)))
     distance = MeshDistance(mesh.vertices, mesh.faces, device)
-    if (ambiguous := distance.ambiguous_share()) > MAX_AMBIGUOUS:
-        remedy = "expect a wrong sign there; close the holes"
-        text = f"inside and outside are ambiguous on {ambiguous:.0%} of the surface: {remedy}"
+    surface = shares(distance)
+    progress(Event("mesh", 1, 1, "; ".join(filter(None, [str(mesh.report), surface.note]))))
+    for text in surface.warnings(mesh.report):
         progress(Event("warning", 1, 1, text))
     geometry = METHODS[config.field.method].build_geometry(mesh, distance, config)
     return Source(config.mesh.path, mesh.sha256, mesh.similarity), mesh, distance, geometry
@@ -151,11 +154,17 @@ def _prepare_mesh(
     config: MeshConfig, folder: Path, device: torch.device, progress: Progress
 ) -> None:
     """Everything up to the samples: the part that needs the mesh and its libraries."""
+    from dss.shell.certify import THICK, thick_share
+
     source, mesh, distance, geometry = _geometry_of(config, device, progress)
     field = build(config.field, geometry)
     if shell := field.shell:
         thickness = f"thickness {shell.thickness.mean():.4f} mean, {shell.thickness.max():.4f} max"
         progress(Event("shell", 1, 1, f"{len(shell)} spheres, {thickness}"))
+        if (thick := thick_share(distance, shell)) > MAX_THICK:
+            text = f"the shell is over {THICK} times as thick as the solid on {thick:.0%} of it"
+            remedy = "expect loose pieces and holes; choose a larger spheres.count"
+            progress(Event("warning", 1, 1, f"{text}: {remedy}"))
     rounds = []
     for number, seed in enumerate(seeds := _seeds(config)):
         progress(Event("samples", number, len(seeds), ""))
@@ -195,10 +204,10 @@ def _seeds(config: MeshConfig) -> range:
 def _fit_photos(
     config: PhotoConfig, folder: Path, device: torch.device, progress: Progress
 ) -> PhotoRun:
-    from dss.reconstruction.scene import load_scene, scene_sha256
+    from dss.reconstruction.scene import load_scene
 
     enter_folder(folder, config)
-    scene, sha256 = load_scene(config.scene, "train"), scene_sha256(Path(config.scene.path))
+    scene = load_scene(config.scene, "train")
     open_folder(folder, config)
     camera, similarity = scene.photos[0].camera, scene.similarity
     center = ", ".join(f"{value:.3g}" for value in similarity.center)
@@ -210,7 +219,7 @@ def _fit_photos(
     )
     if (folder / "model.safetensors").is_file():
         run = open_run(folder, device)
-        _check_source(folder, run.source, sha256)
+        _check_source(folder, run.source, scene.sha256)
         progress(Event("model", 1, 1, "already trained"))
         return run
 
@@ -233,7 +242,7 @@ def _fit_photos(
 
         training = train(config, scene, device, state, report)
     progress(Event("model", 1, 1, f"{time.perf_counter() - start:.0f} s"))
-    source = Source(config.scene.path, sha256, similarity)
+    source = Source(config.scene.path, scene.sha256, similarity)
     return save_model(folder, training.model, training.sampler, config, source)
 
 

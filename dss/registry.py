@@ -69,7 +69,8 @@ def _sizes(config: Config) -> dict[str, int]:
     if isinstance(config, PhotoConfig):
         return {
             "model": LEARNT * config.model.least_parameters(),
-            f"train.rays={config.train.rays}": 24 * config.train.rays,
+            f"train.rays={(rays := config.train.rays)}": 24 * rays,
+            f"sampler of train.rays={rays}": config.sampler.least_bytes(rays),
         }
     samples, fit = config.samples, config.fit
     starts = fit.starts * max(LEARNT * config.field.least_parameters(), MIN_START)

@@ -14,7 +14,9 @@ import hashlib
 import logging
 import os
 import platform
+import re
 import shutil
+import subprocess
 import sys
 import tempfile
 from pathlib import Path
@@ -30,6 +32,8 @@ ABI = "-DTORCH_TARGET_VERSION=0x020a000000000000"
 MATHS = ["-fno-math-errno", "-fno-trapping-math"]
 CPU_FLAGS = [ABI, "-O3", "-march=native", *MATHS, "-fvisibility=hidden"]
 CUDA_FLAGS = [ABI, "-DUSE_CUDA", "-O3", "--extended-lambda", "--expt-relaxed-constexpr"]
+MIN_CAPABILITY = 8.0  # the matrix instructions of fused_mlp.h; their names before are below
+TOO_OLD = ("Kepler", "Maxwell", "Pascal", "Volta", "Turing")
 log = logging.getLogger("dss")
 
 
@@ -95,10 +99,22 @@ def _built(library: Path, source: str, device: str) -> Path:
 def _require_compiler(device: str) -> None:
     from torch.utils import cpp_extension  # not cheap, and needed only to build
 
-    nvcc = f"{cpp_extension.CUDA_HOME or '/usr/local/cuda'}/bin/nvcc"
-    compiler = nvcc if device == "cuda" else cpp_extension.get_cxx_compiler().split()[0]
+    compiler = _nvcc() if device == "cuda" else cpp_extension.get_cxx_compiler().split()[0]
     if shutil.which(compiler) is None:
         raise FileNotFoundError(f"no compiler: {compiler} is not on PATH")
+
+
+def _nvcc() -> str:
+    from torch.utils import cpp_extension
+
+    return f"{cpp_extension.CUDA_HOME or '/usr/local/cuda'}/bin/nvcc"
+
+
+def _compiler_version() -> str:
+    """What nvcc says of itself; empty without one, since a library may have been built before."""
+    if shutil.which(_nvcc()) is None:
+        return ""
+    return subprocess.run([_nvcc(), "--version"], capture_output=True, text=True).stdout
 
 
 def _name(device: str) -> str:
@@ -107,7 +123,9 @@ def _name(device: str) -> str:
     sources = [file.read_text(encoding="utf-8") for file in files]
     text = [torch.__version__, *CPU_FLAGS, *CUDA_FLAGS, _processor(), *sources]
     if device == "cuda":
-        text.append(str(torch.cuda.get_device_capability()))
+        if wanted := os.environ.get("TORCH_CUDA_ARCH_LIST"):
+            os.environ["TORCH_CUDA_ARCH_LIST"] = wanted = _architectures(wanted)
+        text += [_compiler_version(), wanted or str(torch.cuda.get_device_capability())]
     return f"{device}-{hashlib.sha256(chr(0).join(text).encode()).hexdigest()[:16]}"
 
 
@@ -146,6 +164,25 @@ def _build(library: Path, source: str) -> None:
         (folder / library.name).replace(library)
     finally:
         shutil.rmtree(folder)
+
+
+def _architectures(wanted: str) -> str:
+    """The entries of TORCH_CUDA_ARCH_LIST that the kernels can be compiled for.
+
+    One that is too old would fail the build for all. Raises ValueError where none is left.
+    """
+    entries = wanted.replace(";", " ").split()
+    numbers = [re.match(r"\d+\.\d+", entry) for entry in entries]
+    kept = [
+        entry
+        for entry, number in zip(entries, numbers, strict=True)
+        if (float(number[0]) >= MIN_CAPABILITY if number else not entry.startswith(TOO_OLD))
+    ]
+    if not kept:
+        raise ValueError(f"TORCH_CUDA_ARCH_LIST={wanted}: the kernels need 8.0 or later")
+    if kept != entries:
+        log.warning("TORCH_CUDA_ARCH_LIST=%s: compiling for %s", wanted, " ".join(kept))
+    return " ".join(kept)
 
 
 if __name__ == "__main__":

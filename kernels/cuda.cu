@@ -17,14 +17,24 @@ namespace {
 
 constexpr int kThreads = 128; // of a block without a network
 
-// While in scope, makes the device of a tensor the current one. Has that device's current stream.
+// While in scope, makes the device of a tensor the current one, which `others` must be on too. Has
+// that device's current stream.
 class Device {
  public:
-  explicit Device(const Tensor& tensor)
+  explicit Device(const Tensor& tensor, std::initializer_list<Tensor> others)
       : tensor(tensor), index(tensor.device().index()), guard(index) {
+    for (const Tensor& other : others)
+      STD_TORCH_CHECK(other.device() == tensor.device(), "expected all tensors on one device");
     void* current = nullptr;
-    STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_current_cuda_stream(index, &current));
+    TORCH_ERROR_CODE_CHECK(aoti_torch_get_current_cuda_stream(index, &current));
     stream = (cudaStream_t)current;
+  }
+  // The most bytes that a block may have.
+  int shared_memory() const {
+    int bytes = 0;
+    STD_CUDA_CHECK(
+        cudaDeviceGetAttribute(&bytes, cudaDevAttrMaxSharedMemoryPerBlockOptin, index));
+    return bytes;
   }
   const Tensor& tensor;
   const int index;
@@ -66,8 +76,9 @@ void launch(const Device& device, const Network& net, const float* packed, int64
   const auto kernel = run_task<Mlp, Task>;
   const size_t bytes = Mlp::shared_bytes(net);
   int resident = 0, multiprocessors = 0;
-  STD_CUDA_CHECK(
-      cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, (int)bytes));
+  // The same limit at each call, or it would be a race between threads with different networks.
+  STD_CUDA_CHECK(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                                      device.shared_memory()));
   STD_CUDA_CHECK(cudaOccupancyMaxActiveBlocksPerMultiprocessor(&resident, kernel, 32 * Mlp::kWarps,
                                                                bytes));
   STD_CUDA_CHECK(cudaDeviceGetAttribute(&multiprocessors, cudaDevAttrMultiProcessorCount,
@@ -83,11 +94,8 @@ void launch(const Device& device, const Network& net, const float* packed, int64
 template <int width, class... Tasks>
 void run_padded(const Device& device, const Network& net, bool half, int64_t warps,
                 Tasks... tasks) {
-  int room = 0; // bytes of shared memory
-  STD_CUDA_CHECK(
-      cudaDeviceGetAttribute(&room, cudaDevAttrMaxSharedMemoryPerBlockOptin, device.index));
   using Half = FusedMlpHalf<width>;
-  if (half && Half::shared_bytes(net) <= (size_t)room) {
+  if (half && Half::shared_bytes(net) <= (size_t)device.shared_memory()) {
     (launch<Half>(device, net, nullptr, warps, tasks), ...);
     return;
   }
@@ -113,9 +121,9 @@ void run(const Device& device, const Network& net, bool half, int64_t count, Tas
 struct FieldTask {
   Network net;
   const float* spheres;
-  int64_t count;
+  int64_t sphere_count, count;
   const Point* points;   // (count, 3)
-  const int64_t* owners; // (count,)
+  const int64_t* owners; // (count,), which nobody has checked
   float* values;         // (count,)
   Point* gradients;      // (count, 3) or null
 
@@ -125,7 +133,7 @@ struct FieldTask {
          first += 32 * (int64_t)warp_count) {
       const int64_t i = first + warp::lane_index(), read = i < count ? i : first;
       Point gradient;
-      const int owner = (int)owners[read];
+      const int owner = (int)max((int64_t)0, min(owners[read], sphere_count - 1));
       const float value =
           gradients ? differentiate(mlp, net, spheres, points[read], owner, gradient)
                     : predict(mlp, net, spheres, points[read], owner);
@@ -184,7 +192,7 @@ struct NormalTask {
 
 IntervalTensors intervals(Tensor spheres, Tensor tree, Tensor origins, Tensor directions,
                           int64_t rule) {
-  const Device device(origins);
+  const Device device(origins, {spheres, tree, directions});
   const Shell shell = shell_of(spheres, tree);
   const int64_t count = origins.size(0);
   const Point* o = points_of(origins, "origins");
@@ -236,7 +244,7 @@ IntervalTensors intervals(Tensor spheres, Tensor tree, Tensor origins, Tensor di
 }
 
 Tensor owners(Tensor spheres, Tensor tree, Tensor points, int64_t rule) {
-  const Device device(points);
+  const Device device(points, {spheres, tree});
   const Shell shell = shell_of(spheres, tree);
   const Point* p = points_of(points, "points");
   Tensor result = empty({points.size(0)}, ScalarType::Long, points);
@@ -247,7 +255,7 @@ Tensor owners(Tensor spheres, Tensor tree, Tensor points, int64_t rule) {
 }
 
 std::tuple<Tensor, Tensor> union_sdfs(Tensor spheres, Tensor tree, Tensor points, bool inner) {
-  const Device device(points);
+  const Device device(points, {spheres, tree});
   const Shell shell = shell_of(spheres, tree);
   const Point* p = points_of(points, "points");
   Tensor values = empty({points.size(0)}, ScalarType::Float, points);
@@ -265,13 +273,14 @@ std::tuple<Tensor, Tensor> union_sdfs(Tensor spheres, Tensor tree, Tensor points
 std::tuple<Tensor, Tensor> field(Tensor spheres, Tensor table, Tensor weights,
                                  std::vector<int64_t> sizes, double frequency, bool half,
                                  Tensor points, Tensor owner, bool gradient) {
-  const Device device(points);
+  const Device device(points, {spheres, table, weights, owner});
   const int64_t count = points.size(0);
   Tensor values = empty({count}, ScalarType::Float, points);
   Tensor gradients = empty({gradient ? count : 0, 3}, ScalarType::Float, points);
   FieldTask task;
   task.net = network_of(spheres, table, weights, sizes, frequency);
   task.spheres = data<float>(spheres, "spheres", -1, 5);
+  task.sphere_count = spheres.size(0);
   task.count = count;
   task.points = points_of(points, "points");
   task.owners = data<int64_t>(owner, "owner", count, 0);
@@ -283,7 +292,7 @@ std::tuple<Tensor, Tensor> field(Tensor spheres, Tensor table, Tensor weights,
 
 Tensor sdf(Tensor spheres, Tensor tree, Tensor table, Tensor weights, std::vector<int64_t> sizes,
            double frequency, bool half, Tensor points, int64_t rule) {
-  const Device device(points);
+  const Device device(points, {spheres, tree, table, weights});
   const Shell shell = shell_of(spheres, tree);
   const Network net = network_of(spheres, table, weights, sizes, frequency);
   const int64_t count = points.size(0);
@@ -298,7 +307,7 @@ TracedTensors trace(Tensor spheres, Tensor tree, Tensor table, Tensor weights,
                     std::vector<int64_t> sizes, double frequency, bool half, Tensor origins,
                     Tensor directions, int64_t rule, bool exact, bool everywhere,
                     double tolerance) {
-  const Device device(origins);
+  const Device device(origins, {spheres, tree, table, weights, directions});
   const Shell shell = shell_of(spheres, tree);
   const Network net = network_of(spheres, table, weights, sizes, frequency);
   const TraceOptions options = {(int)rule, exact, everywhere, (float)tolerance};

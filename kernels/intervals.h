@@ -10,11 +10,12 @@ constexpr int kMaxCrossings = 16; // that are remembered; a ray with more asks t
 struct Ray {
   Point origin, direction; // of length 1
   Point inverse;           // 1 / direction, finite
-  float length;            // of the direction as given: results are in its units
+  float length;            // of the direction as given: results are in its units; 0: never a hit
 
   DSS_HD Ray() {}
   DSS_HD Ray(Point o, Point d) {
     length = sqrtf(d.x * d.x + d.y * d.y + d.z * d.z);
+    if (!(length < INFINITY)) length = 0; // NaN too
     const float scale = length > 0 ? 1 / length : 0;
     origin = o;
     direction = {d.x * scale, d.y * scale, d.z * scale};
@@ -24,7 +25,6 @@ struct Ray {
   DSS_HD Point at(float t) const {
     return {origin.x + t * direction.x, origin.y + t * direction.y, origin.z + t * direction.z};
   }
-  DSS_HD bool valid() const { return length > 0 && length < INFINITY; } // false for NaN too
 };
 
 // How a ray crosses one outer sphere: it enters at middle - half and leaves at middle + half.
@@ -109,7 +109,7 @@ struct Crossings {
     count = 0;
     stop = INFINITY;
     solid = -1;
-    if (!ray.valid()) return;
+    if (ray.length == 0) return;
     each_crossing(shell, ray, stop, solid, [&](const Crossing& crossing) {
       if (count < kMaxCrossings) list[count] = crossing;
       ++count;

@@ -134,7 +134,8 @@ struct Nearest {
 };
 
 // The SDF of the union of all inner or of all outer spheres, min |x - c| - r, and the sphere that
-// attains it. (Inside the union it is a bound: the union's surface is at least as far away.)
+// attains it. (Inside the union it is a bound: the union's surface is at least as far away.) A
+// point that is not finite, or beyond kFar, is infinitely far from sphere -1.
 DSS_HD Nearest union_sdf(const Shell& shell, Point p, LeafRow radius) {
   Nearest best = {kFar, -1};
   traverse(
@@ -150,6 +151,7 @@ DSS_HD Nearest union_sdf(const Shell& shell, Point p, LeafRow radius) {
             best = {value, index};
         }
       });
+  if (best.sphere < 0) best.distance = INFINITY;
   return best;
 }
 
@@ -157,7 +159,7 @@ DSS_HD Nearest union_sdf(const Shell& shell, Point p, LeafRow radius) {
 // the SDF of the inner union. In the interlayer it is the owner's prediction, but at most the SDF
 // of the inner union. Outside all outer spheres it is the distance to their union; its sign is that
 // of the prediction at the nearest point of that union, since no surface lies between. So the field
-// is asked once, or not at all.
+// is asked once, or not at all. A point that is not finite is infinitely far outside.
 struct TotalDistance {
   Point place;      // where the field is asked
   int sphere;       // whose prediction is asked for
@@ -170,8 +172,8 @@ struct TotalDistance {
     outside = sphere < 0;
     const Nearest nearest = union_sdf(shell, p, outside ? kOuterRadius : kInnerRadius);
     bound = nearest.distance;
-    needs_field = outside || bound >= 0;
-    if (!outside) return;
+    needs_field = nearest.sphere >= 0 && (outside || bound >= 0);
+    if (!outside || !needs_field) return;
     sphere = nearest.sphere;
     const float* s = shell.spheres + 5 * sphere;
     const float x = p.x - s[0], y = p.y - s[1], z = p.z - s[2];

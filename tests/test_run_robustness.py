@@ -21,7 +21,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from dss.checkpoint import load_tensors, save_tensors
 from dss.errors import InputError
-from dss.files import is_temporary, remove_stale
+from dss.files import is_temporary, remove_stale, replacing
 from dss.log import Log
 from dss.pipeline import fit_run
 from dss.progress import Event, silent
@@ -309,6 +309,16 @@ def test_only_files_of_processes_that_are_gone_are_stale(tmp_path):
     remove_stale(tmp_path)
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted([names[0], ".a.npz"])
     other.communicate(b"\n")
+
+
+def test_what_a_killed_process_left_of_a_file_goes_with_the_next_one(tmp_path):
+    gone = 9_999_999  # larger than any number of a process
+    names = [f".a.{gone}.png", f".b.{gone}.png", f".a.{gone}.ply"]
+    for name in names:
+        (tmp_path / name).touch()
+    with replacing(tmp_path / "a.png") as temporary:
+        temporary.touch()
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted([*names[1:], "a.png"])
 
 
 def test_a_mesh_replaced_under_the_same_name_is_noticed(finished, run):

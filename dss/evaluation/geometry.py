@@ -11,9 +11,11 @@ import torch
 import trimesh
 from scipy.spatial import cKDTree
 
+from dss.errors import InputError
 from dss.fields import Field
 from dss.geometry.distance import MeshDistance
 from dss.geometry.mesh import Mesh, load_mesh, surface_samples
+from dss.geometry.sides import interior
 from dss.tables import Column
 
 if TYPE_CHECKING:
@@ -21,6 +23,8 @@ if TYPE_CHECKING:
 
 SAMPLES = 131_072  # points on each surface, the paper's count
 UNIFORM = 1 << 20  # points in [-1, 1]^3
+MAX_ROUNDS = 50  # of samples, until enough of them lie on the boundary of the solid
+MIN_INTERIOR = 2e-3  # share of a surface; less may be noise beside concave edges and thin parts
 SPREAD = 0.01  # standard deviation of the near-surface points' offsets, per axis
 COLUMNS = (
     Column("chamfer", "chamfer", ".3e"),
@@ -35,6 +39,7 @@ COLUMNS = (
     Column("file_bytes", "file", ",.0f"),
     Column("faces", "faces", ",.0f"),
     Column("bodies", "bodies", ",.0f"),
+    Column("truth_bodies", "of the mesh", ",.0f"),
 )
 
 
@@ -48,11 +53,13 @@ def evaluate(
 ) -> dict[str, float | dict[str, int]]:
     """All metrics of a predicted `mesh`, in the frame of `truth`; `file` is what is stored of it.
 
-    chamfer: mean squared distance between SAMPLES area-uniform points on each surface, summed both
-      ways (docs/method.md, section 9)
+    chamfer: mean squared distance between SAMPLES area-uniform points on the boundary of each
+      solid, summed both ways (docs/method.md, section 9)
     chamfer_floor: the same between two samplings of the truth, which no method can beat
     surface_mean, surface_rms, surface_max: exact distance of those points to the other mesh; mean
       over both directions
+    surface_mean_to_truth, surface_mean_from_truth: the same from the prediction to the truth, and
+      from the truth to the prediction
     normal_error_deg: angle between the face normals at a point and at its closest one, mean over
       both directions
     iou_uniform, iou_near: intersection over union of the solids, by points of [-1, 1]^3 and by
@@ -61,16 +68,20 @@ def evaluate(
     bytes_parts: the same by part
     file_bytes: the size of the whole file
     faces, bodies, watertight: of the predicted mesh
+    truth_bodies: of the true one
+    interior_share: of the true surface, inside the solid on both sides. No points are taken there,
+      because no field can represent it
     thickness_mean, thickness_max: of the shell, where there is one
     """
     ours = MeshDistance(mesh.vertices, mesh.faces, device)
     theirs = MeshDistance(truth.vertices, truth.faces, device)
-    points, point_faces = surface_samples(mesh.vertices, mesh.faces, SAMPLES, 2 * seed)
-    truth_points, truth_faces = surface_samples(truth.vertices, truth.faces, SAMPLES, 2 * seed + 1)
-    again, _ = surface_samples(truth.vertices, truth.faces, SAMPLES, 2 * seed)
+    points, point_faces, _ = boundary_samples(ours, 2 * seed)
+    truth_points, truth_faces, interior_share = boundary_samples(theirs, 2 * seed + 1)
+    again, _, _ = boundary_samples(theirs, 2 * seed)
 
     # Both directions weigh the same, because both have the same number of points.
-    gaps = np.concatenate([theirs.exact(points), ours.exact(truth_points)])
+    one_way = theirs.exact(points), ours.exact(truth_points)
+    gaps = np.concatenate(one_way)
     there = normal_angles(ours, point_faces, theirs, points)
     back = normal_angles(theirs, truth_faces, ours, truth_points)
     angles = np.concatenate([there, back])
@@ -85,6 +96,8 @@ def evaluate(
         "chamfer": chamfer(points, truth_points),
         "chamfer_floor": chamfer(again, truth_points),
         "surface_mean": float(gaps.mean()),
+        "surface_mean_to_truth": float(one_way[0].mean()),
+        "surface_mean_from_truth": float(one_way[1].mean()),
         "surface_rms": float(np.sqrt(np.square(gaps).mean())),
         "surface_max": float(gaps.max()),
         "normal_error_deg": float(angles.mean()),
@@ -94,12 +107,41 @@ def evaluate(
         "bytes_parts": parts,
         "file_bytes": Path(file).stat().st_size,
         **shape_of(mesh),
+        "truth_bodies": truth.report.bodies,
+        "interior_share": interior_share,
     }
     if field is not None and field.shell is not None:
         thickness = field.shell.thickness
         result["thickness_mean"] = thickness.mean().item()
         result["thickness_max"] = thickness.max().item()
     return result
+
+
+def boundary_samples(distance: MeshDistance, seed: int) -> tuple[np.ndarray, np.ndarray, float]:
+    """SAMPLES points (n, 3) uniform by area on the boundary of a solid, and their faces (n,).
+
+    Third, the share of all faces, by area, that lie inside the solid. Up to MIN_INTERIOR, they
+    are not told from the boundary.
+    """
+    arrays = distance.vertices, distance.faces
+    points, faces = surface_samples(*arrays, SAMPLES, seed)
+    hidden = interior(distance, points, faces)
+    share = float(hidden.mean())
+    if share <= MIN_INTERIOR:
+        return points, faces, share
+    kept_points, kept_faces = [points[~hidden]], [faces[~hidden]]
+    for attempt in range(1, MAX_ROUNDS):
+        if sum(map(len, kept_faces)) >= SAMPLES:
+            break
+        points, faces = surface_samples(*arrays, SAMPLES, (seed, attempt))
+        shown = ~interior(distance, points, faces)
+        kept_points.append(points[shown])
+        kept_faces.append(faces[shown])
+    points, faces = np.concatenate(kept_points), np.concatenate(kept_faces)
+    if not len(faces):
+        raise InputError("all faces of a mesh lie inside its solid; give one that has a boundary")
+    order = np.arange(SAMPLES) % len(faces)  # repeats some where nearly all is inside
+    return points[order], faces[order], share
 
 
 def evaluate_cloud(

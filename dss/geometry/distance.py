@@ -20,11 +20,9 @@ from torch.nn.functional import normalize
 
 import kernels
 from dss.errors import InputError
-from dss.geometry.mesh import surface_samples
 from kernels.cache import cache_folder
 
 CHUNK = 1 << 14  # points per launch on the CPU: small enough to share evenly among the threads
-AMBIGUOUS = 0.25  # how far the winding number beside a face may be from 0 in front and 1 behind
 CLOSEST_POINT = (Path(kernels.__file__).parent / "closest_point.h").read_text(encoding="utf-8")
 
 
@@ -222,18 +220,6 @@ class MeshDistance:
         """Unsigned distance (n,) float64 of points (n, 3) float64, to the precision of float64."""
         points = torch.as_tensor(np.asarray(points, np.float64), device=self.device).contiguous()
         return (self._closest(points)[0] - points).norm(dim=1).cpu().numpy()
-
-    def ambiguous_share(self, count: int = 20_000, offset: float = 1e-4, seed: int = 0) -> float:
-        """Share of the surface, by area, where the winding number cannot tell inside from outside.
-
-        That is where it is not within 1/4 of 0 just in front of the face and of 1 just behind it,
-        as beside large holes, on sheets, on faces inside the solid and on solids turned inside out.
-        """
-        points, face = surface_samples(self.vertices, self.faces, count, seed)
-        step = offset * self.normals.cpu().numpy()[face]
-        in_front = np.abs(self.winding(points + step)) > AMBIGUOUS
-        behind = np.abs(self.winding(points - step) - 1) > AMBIGUOUS
-        return float((in_front | behind).mean())
 
     def _closest(self, points: Tensor) -> tuple[Tensor, Tensor]:
         closest = torch.empty_like(points)

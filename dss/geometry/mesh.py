@@ -6,7 +6,7 @@ import re
 import textwrap
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,16 +17,18 @@ import trimesh
 
 from dss.errors import InputError
 from dss.files import is_file, unicode_name
+from dss.geometry.orientation import inverted
+from dss.geometry.polygons import OBJ_POLYGON, OFF_POLYGON, read_obj, read_off, read_ply
 from dss.geometry.similarity import Similarity
 
 FORMATS = "obj, stl, ply, off, glb or 3mf"
-POLYGON = re.compile(rb"^f([ \t]+\S+){4}", re.M)  # in an OBJ file
 # The number of faces that a PLY or OFF header announces
 DECLARED = re.compile(
     rb"\s*(?:ply\b.*?\nelement face (\d+)|C?OFF\s+(?:#.*?\n\s*)*\d+\s+(\d+))", re.S
 )
 # A sheet of size 1 encloses 1e-16 by rounding, a wire 3e-5 thick encloses this much
 MIN_VOLUME = 1e-9
+JITTER = 1e-9  # of points that have no smallest ball in floating point
 
 
 @dataclass(frozen=True)
@@ -78,7 +80,7 @@ def load_mesh(path: Path | str, radius: float = 0.9) -> Mesh:
 
     Any format that trimesh reads will do. Scenes are merged and polygons triangulated; duplicate
     vertices, coincident faces and faces without area are removed. The faces of a manifold mesh are
-    oriented alike, and a mesh that is inside out is turned. The smallest enclosing ball gets the
+    oriented alike, and bodies that are inside out are turned. The smallest enclosing ball gets the
     given `radius`. Raises InputError on a file that is not a mesh, or that encloses no volume.
     """
     path = str(path)
@@ -93,6 +95,9 @@ def load_mesh(path: Path | str, radius: float = 0.9) -> Mesh:
         raise InputError(
             f"{path}: a face names a vertex that is not there; the file is damaged, export it again"
         )
+    listed, used = len(vertices), np.unique(faces)
+    if len(used) < listed:  # those that no face uses may be anywhere, and say nothing of the size
+        vertices, faces = vertices[used], np.searchsorted(used, faces)
     unusable = int((~np.isfinite(vertices)).any(1).sum())
     if unusable:
         reason = f"{unusable} of {len(vertices)} vertices are NaN or infinite"
@@ -103,7 +108,7 @@ def load_mesh(path: Path | str, radius: float = 0.9) -> Mesh:
     if not 1e-150 < size < 1e150:
         reason = f"the vertices span {2 * size:g}, too little or too much to compute with"
         raise InputError(f"{path}: {reason}; scale the mesh")
-    vertices, faces, report = _clean((vertices - middle) / size, faces, path)
+    vertices, faces, report = _clean((vertices - middle) / size, faces, listed, path)
 
     center, reach = enclosing_ball(vertices)
     similarity = Similarity(tuple((middle + size * center).tolist()), size * reach / radius)
@@ -118,7 +123,7 @@ def enclosing_ball(points: np.ndarray) -> tuple[np.ndarray, float]:
     """
     active = np.unique(np.concatenate([points.argmin(0), points.argmax(0)]))
     while True:
-        center, _ = miniball.get_bounding_ball(points[active], rng=np.random.default_rng(0))
+        center = _ball_center(points[active])
         distance = np.linalg.norm(points - center, axis=1)
         farthest = distance.argmax()
         if distance[farthest] <= distance[active].max() * (1 + 1e-12):
@@ -126,8 +131,21 @@ def enclosing_ball(points: np.ndarray) -> tuple[np.ndarray, float]:
         active = np.append(active, farthest)
 
 
+def _ball_center(points: np.ndarray) -> np.ndarray:
+    """Centre (3,) of the smallest ball around a handful of points (n, 3) of size about 1.
+
+    miniball fails where more points lie on a circle than define it, but for rounding. Moved by
+    JITTER, they do not.
+    """
+    generator, jitter = np.random.default_rng(0), 0
+    while True:
+        with suppress(np.linalg.LinAlgError):
+            return miniball.get_bounding_ball(points + jitter, rng=generator)[0]
+        jitter = JITTER * generator.standard_normal(points.shape)
+
+
 def surface_samples(
-    vertices: np.ndarray, faces: np.ndarray, count: int, seed: int = 0
+    vertices: np.ndarray, faces: np.ndarray, count: int, seed: int | tuple[int, ...] = 0
 ) -> tuple[np.ndarray, np.ndarray]:
     """`count` points (n, 3) float64 uniform by area on a mesh, and their faces (n,) int64."""
     generator = np.random.default_rng(seed)
@@ -161,14 +179,12 @@ def _read(path: str) -> tuple[np.ndarray, np.ndarray, str]:
         )
     try:
         content = Path(path).read_bytes()
-        with _quiet(), unicode_name(path) as name:
-            scene = trimesh.load_scene(name, process=False, skip_materials=True)
-            mesh = scene.to_mesh() if scene.geometry else trimesh.Trimesh()
-            vertices = np.asarray(mesh.vertices, np.float64)
-            faces = np.asarray(mesh.faces, np.int64)
-            polygons = path.lower().endswith(".obj") and POLYGON.search(content)
-            if polygons and np.isfinite(vertices).all():
-                vertices, faces = _read_polygons(name)
+        header = DECLARED.match(content)
+        declared = int(header[1] or header[2]) if header else 0
+        with _quiet():
+            vertices, faces = _parse(path, content, declared)
+    except InputError:
+        raise
     except OSError as error:
         raise InputError(
             f"{path}: cannot be read ({error.strerror or error}); check the file's permissions"
@@ -177,22 +193,35 @@ def _read(path: str) -> tuple[np.ndarray, np.ndarray, str]:
         reason = textwrap.shorten(str(error), 80) or type(error).__name__
         remedy = f"give {FORMATS}, complete and under its own suffix"
         raise InputError(f"{path}: not a readable mesh ({reason}); {remedy}") from error
-    header = DECLARED.match(content)
-    declared = int(header[1] or header[2]) if header else 0
     if len(faces) < declared:
         reason = f"truncated, {len(faces)} of {declared} faces are there"
         raise InputError(f"{path}: {reason}; get the whole file")
     return vertices, faces, hashlib.sha256(content).hexdigest()
 
 
-def _read_polygons(path: str) -> tuple[np.ndarray, np.ndarray]:
-    """Read an OBJ file with polygons by MeshLab, which triangulates concave ones rightly.
+def _parse(path: str, content: bytes, declared: int) -> tuple[np.ndarray, np.ndarray]:
+    """Vertices (v, 3) float64 and faces (f, 3) int64 of a file with this content.
 
-    trimesh cuts them into fans.
+    Its header, if it has one, declares so many faces. trimesh reads what has triangles only.
     """
-    meshes = pymeshlab.MeshSet()
-    meshes.load_new_mesh(path)
-    return _arrays(meshes.current_mesh())
+    suffix = Path(path).suffix.lower()
+    if suffix == ".off" and OFF_POLYGON.search(content):
+        return read_off(path, content)
+    try:
+        with unicode_name(path) as name:
+            scene = trimesh.load_scene(name, process=False, skip_materials=True)
+    except Exception:  # of any kind, such as on a binary PLY file with faces of different sizes
+        if suffix == ".ply" and len((found := read_ply(path, content))[1]) > declared > 0:
+            return found
+        raise
+    mesh = scene.to_mesh() if scene.geometry else trimesh.Trimesh()
+    vertices, faces = np.asarray(mesh.vertices, np.float64), np.asarray(mesh.faces, np.int64)
+    if np.isfinite(vertices).all():
+        if suffix == ".obj" and OBJ_POLYGON.search(content):
+            return read_obj(path, content)
+        if suffix == ".ply" and 0 < declared < len(faces):
+            return read_ply(path, content)
+    return vertices, faces
 
 
 @contextmanager
@@ -210,9 +239,9 @@ def _quiet() -> Iterator[None]:
 
 
 def _clean(
-    vertices: np.ndarray, faces: np.ndarray, path: str
+    vertices: np.ndarray, faces: np.ndarray, listed: int, path: str
 ) -> tuple[np.ndarray, np.ndarray, MeshReport]:
-    """Clean a mesh of size about 1, see `load_mesh`."""
+    """Clean a mesh of size about 1, see `load_mesh`. The file lists so many vertices."""
     no_volume = InputError(
         f"{path}: encloses no volume (a sheet or a sliver); give a closed surface, or thicken it"
     )
@@ -222,11 +251,10 @@ def _clean(
         if count:
             repairs.append(f"{what}: {count:,}")
 
-    before = len(vertices)
     vertices, faces = _filter(
         vertices, faces, "meshing_remove_duplicate_vertices", "meshing_remove_unreferenced_vertices"
     )
-    note(before - len(vertices), "duplicate or unreferenced vertices removed")
+    note(listed - len(vertices), "duplicate or unreferenced vertices removed")
 
     kept = _distinct(faces)
     note(len(faces) - len(kept), "coincident faces removed")
@@ -245,17 +273,20 @@ def _clean(
         turned = _against_neighbours(vertices, faces, body)
         note(int(turned.sum()), "faces turned to agree with their neighbours")
         faces[turned] = faces[turned, ::-1]
+    turned = inverted(vertices, faces, body)
+    if turned.all():
+        repairs.append("inside out, so turned")
+    else:
+        note(len(np.unique(body[turned])), "bodies that were inside out turned")
+    faces[turned] = faces[turned, ::-1]
 
     before = len(faces)
     vertices, faces = _filter(
         vertices, faces, "meshing_remove_null_faces", "meshing_remove_unreferenced_vertices"
     )
     note(before - len(faces), "zero-area faces removed")
-    if not len(faces) or abs(volume := _volume(vertices, faces)) < MIN_VOLUME:
+    if not len(faces) or _volume(vertices, faces) < MIN_VOLUME:
         raise no_volume
-    if volume < 0:
-        faces = faces[:, ::-1].copy()
-        repairs.append("inside out, so turned")
     sizes = len(vertices), len(faces), int(body.max()) + 1
     return vertices, faces, MeshReport(*sizes, boundary, nonmanifold, tuple(repairs))
 

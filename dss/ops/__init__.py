@@ -6,8 +6,9 @@ use. Callers never ask which one it is.
 
 The functions below check their arguments, and raise InputError with the names of the operator and
 the argument and with what was expected. On CUDA they do not look at values, since that would wait
-for the device; a ray with NaN is a miss there. Nothing here is differentiable: fields are trained
-through plain torch.
+for the device. A ray with NaN or infinity is a miss everywhere, and such a point is outside all
+spheres, infinitely far away. Nothing here is differentiable: fields are trained through plain
+torch.
 """
 
 from typing import NamedTuple
@@ -224,7 +225,7 @@ def _check(
     dtype: torch.dtype | None = None,
 ) -> Tensor:  # fmt: skip
     """`value`, contiguous. Raises InputError unless it has the shape (None: any size), the dtype
-    (None: that of `like`) and the device of `like`, and is finite."""
+    (None: that of `like`) and the device of `like`."""
     if not isinstance(value, Tensor):
         raise InputError(f"{op}: {name} must be a tensor, got {type(value).__name__}")
     dtype = dtype or like.dtype
@@ -238,9 +239,6 @@ def _check(
     if value.device != like.device:
         device = like.device
         raise InputError(f"{op}: {name} must be on {device} like the shell, got {value.device}")
-    if dtype.is_floating_point and not value.is_cuda and not value.isfinite().all():
-        count = int((~value.isfinite()).sum())
-        raise InputError(f"{op}: {name} must be finite, got NaN or infinity in {count} places")
     return value.detach().contiguous()
 
 
@@ -267,6 +265,12 @@ def _network(op: str, shell: Shell, network: Network) -> Network:
         )
     first, further, output = width * 6 * octaves, (width + 1) * width, width + 1
     weights = (first + (layers - 1) * further + output,)
-    _check(op, "network.table", network.table, (len(shell.spheres), width), shell.spheres)
-    _check(op, "network.weights", network.weights, weights, shell.spheres)
+    for name, value, shape in (
+        ("network.table", network.table, (len(shell.spheres), width)),
+        ("network.weights", network.weights, weights),
+    ):
+        _check(op, name, value, shape, shell.spheres)
+        if not value.is_cuda and not value.isfinite().all():
+            count = int((~value.isfinite()).sum())
+            raise InputError(f"{op}: {name} must be finite, got NaN or infinity in {count} places")
     return network

@@ -19,6 +19,7 @@ PAPER_EPSILON = 3e-4  # a hit of the paper's rule: |f| below this, or the mean o
 MIN_STEP = 2e-4  # of the exact rule
 MAX_QUERIES = 256  # per interval, of the paper's rule
 SAME_PLACE = 1e-9  # cuts of a ray that are closer than this are one
+FAR = 1e30  # a point as far away as this, or not finite, is infinitely far
 
 EVERY, SMALLEST, RELATIVE = range(3)  # the rules
 
@@ -31,13 +32,19 @@ Query = Callable[[Tensor, Tensor], Tensor]  # intervals (k,) and t (k,) -> the f
 def shell_intervals(
     spheres: Tensor, tree: Tensor, origins: Tensor, directions: Tensor, rule: int
 ) -> tuple[Tensor, ...]:
-    parts = []
-    for first, o, d in _chunks(max(1, MAX_PAIRS // len(spheres)), origins, directions):
+    parts, rays = [], _missing_unless_finite(origins, directions)
+    for first, o, d in _chunks(max(1, MAX_PAIRS // len(spheres)), *rays):
         ray, *rest = (_every_sphere if rule == EVERY else _owners)(spheres, o, d, rule)
         parts.append((ray + first, *rest))
     ray, start, end, sphere, stop = (torch.cat(part) for part in zip(*parts, strict=True))
     counts = torch.bincount(ray, minlength=len(origins))
     return torch.cat([counts.new_zeros(1), counts.cumsum(0)]), start, end, sphere, stop
+
+
+def _missing_unless_finite(origins: Tensor, directions: Tensor) -> tuple[Tensor, Tensor]:
+    """The rays; those that are not finite get a direction of length 0, which meets nothing."""
+    bad = ~(origins.square() + directions.square()).sum(1, keepdim=True).isfinite()
+    return origins.masked_fill(bad, 0), directions.masked_fill(bad, 0)
 
 
 def _crossings(spheres: Tensor, origins: Tensor, unit: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -153,8 +160,10 @@ def shell_union_sdf(
     spheres: Tensor, tree: Tensor, points: Tensor, inner: bool
 ) -> tuple[Tensor, Tensor]:
     def nearest(points: Tensor) -> tuple[Tensor, Tensor]:
-        distance = (points[:, None] - spheres[:, :3]).norm(dim=2)
-        return (distance - spheres[:, 3 if inner else 4]).min(1)
+        distance = (points[:, None] - spheres[:, :3]).norm(dim=2).nan_to_num(torch.inf)
+        value, sphere = (distance - spheres[:, 3 if inner else 4]).min(1)
+        far = value >= FAR
+        return value.masked_fill(far, torch.inf), sphere.masked_fill(far, -1)
 
     parts = [nearest(part) for _, part in _chunks(max(1, MAX_PAIRS // len(spheres)), points)]
     return tuple(torch.cat(part) for part in zip(*parts, strict=True))
@@ -229,7 +238,8 @@ def shell_sdf(
     network = (table, weights, sizes, frequency, half)
     prediction = shell_field(spheres, *network, place, sphere, False)[0]
     interlayer = torch.where(inner >= 0, prediction.minimum(inner), inner)
-    return torch.where(outside, torch.where(prediction < 0, -outer, outer), interlayer)
+    negative = (prediction < 0) & (nearest >= 0)
+    return torch.where(outside, torch.where(negative, -outer, outer), interlayer)
 
 
 # ---------------------------------------------------------------------------------------- tracing
@@ -241,6 +251,7 @@ def shell_trace(
     everywhere: bool, tolerance: float,
 ) -> tuple[Tensor, ...]:  # fmt: skip
     """Every interval is traced to its end, all at once; then each ray takes its hit."""
+    origins, directions = _missing_unless_finite(origins, directions)
     length = directions.norm(dim=1)
     directions = normalize(directions, dim=1)
     offsets, start, end, sphere, stop = shell_intervals(spheres, tree, origins, directions, rule)

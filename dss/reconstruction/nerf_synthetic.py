@@ -79,10 +79,11 @@ def read_transforms(path: Path | str) -> tuple[float, dict[str, Tensor]]:
 
     An image is named by its path in the scene, without suffix. Poses are camera to world with
     OpenCV's axes; the file has OpenGL's, whose y and z are turned round here. Raises InputError
-    where the file is missing, is no JSON, names an image twice, or lacks a `camera_angle_x` between
-    0 and pi or a 4x4 `transform_matrix`.
+    where the file is missing or a link to elsewhere, is no JSON, names an image twice, or lacks a
+    `camera_angle_x` between 0 and pi or a 4x4 `transform_matrix`.
     """
     path = Path(path)
+    require_inside(path, path.parent)
     try:
         if not is_file(path):
             raise FileNotFoundError(None, "no such file")

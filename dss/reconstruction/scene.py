@@ -11,6 +11,7 @@ A scene is a folder in one of two layouts.
 import hashlib
 import os
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -70,6 +71,12 @@ class Scene:
     photos: list[Photo]
     similarity: Similarity
     masked: bool  # whether the pictures have masks
+    path: Path  # its folder
+
+    @cached_property
+    def sha256(self) -> str:
+        """What tells it from others, see `scene_sha256`."""
+        return scene_sha256(self.path)
 
     def load(self) -> Tensor:
         """All pictures (photos, height, width, 4) float32, as `Photo.pixels`.
@@ -121,7 +128,7 @@ def load_scene(settings: SceneSettings, split: str, similarity: Similarity | Non
         return load_scene(settings, split, load_scene(settings, "train").similarity)
     similarity = similarity or _similarity(settings, photos, masked, given, path)
     photos = [replace(photo, camera=photo.camera.moved(similarity)) for photo in photos]
-    return Scene(photos, similarity, masked)
+    return Scene(photos, similarity, masked, path)
 
 
 def scene_sha256(path: Path | str) -> str:

@@ -117,8 +117,13 @@ class Training:
     def save(self, path: Path) -> None:
         """Write the resumable state."""
         tensors = self.weights() | with_prefix("optimizer", optimizer_tensors(self.optimizer))
-        threads = torch.get_num_threads()
-        save_tensors(path, tensors, {"step": self.step, "rays": self.rays, "threads": threads})
+        about = {
+            "step": self.step,
+            "rays": self.rays,
+            "scene": self.scene.sha256,
+            "threads": torch.get_num_threads(),
+        }
+        save_tensors(path, tensors, about)
 
     def weights(self) -> dict[str, Tensor]:
         """The state of model and sampler, all that a finished training keeps."""
@@ -127,8 +132,13 @@ class Training:
 
     def load(self, path: Path) -> None:
         """Read what `save` wrote. Raises InputError where the file is damaged or of another
-        configuration."""
+        configuration or scene."""
         tensors, about = load_tensors(path)
+        if about.get("scene", self.scene.sha256) != self.scene.sha256:  # earlier versions lack it
+            raise InputError(
+                f"{self.config.scene.path}: not the scene that {path} was begun with (its contents "
+                "differ); choose another --out, or delete the folder"
+            )
         try:
             for name, module in (("model", self.model), ("sampler", self.sampler)):
                 check_tensors(module, part(tensors, name))

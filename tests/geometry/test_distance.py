@@ -244,26 +244,6 @@ class TestDamagedMeshes:
         )
         assert ((result < 0) != (torus_distance.sdf(points) < 0)).mean() < 5e-3
 
-    def test_ambiguous_share(self, ball):
-        vertices, faces = arrays(ball)
-        upper = ball.triangles_center[:, 2]
-        inner = np.concatenate([faces, faces + len(vertices)])
-        shares = {
-            "whole": (vertices, faces, 0, 0),
-            "inside out": (vertices, faces[:, ::-1], 1, 1),
-            "a sheet": (vertices, faces[upper > 0.8], 1, 1),
-            "a small hole": (vertices, faces[upper < 0.85], 0, 0.01),
-            "a large hole": (vertices, faces[upper < -0.3], 0.3, 1),
-            "a solid within the solid": (
-                np.concatenate([vertices, 0.5 * vertices]),
-                inner,
-                0.19,
-                0.21,
-            ),
-        }
-        for name, (points, triangles, least, most) in shares.items():
-            assert least <= MeshDistance(points, triangles).ambiguous_share() <= most, name
-
 
 @pytest.mark.parametrize("name", ["53159", "96481", "252119"])
 def test_real_meshes_against_libigl(data, name):
@@ -278,7 +258,6 @@ def test_real_meshes_against_libigl(data, name):
     assert clear.mean() > 0.999 and ((sdf < 0) == (winding > 0.5))[clear].all()
     magnitude = np.sqrt(igl.point_mesh_squared_distance(points, mesh.vertices, mesh.faces)[0])
     assert np.abs(exact - magnitude).max() < 1e-12 and np.abs(np.abs(sdf) - magnitude).max() < 1e-7
-    assert distance.ambiguous_share() < 0.02
 
 
 def test_kernels_compile_for_cuda(tmp_path):

@@ -406,3 +406,17 @@ def test_thingi32_is_already_normalised(data):
             mesh.similarity.apply(mesh.vertices), raw.vertices, atol=1e-14
         )
         assert mesh.report.repairs == () and mesh.report.watertight == (path.stem != "96481")
+
+
+def test_more_points_on_a_circle_than_define_the_ball():
+    """miniball meets singular matrices in about one of a hundred rods, moved and rounded."""
+    generator = np.random.default_rng(0)
+    rod = np.asarray(trimesh.creation.cylinder(0.05, 2, sections=16).vertices)
+    for _ in range(400):
+        size = 10 ** generator.uniform(-4, 4)
+        points = (size * (rod + generator.uniform(-3, 3, 3))).astype(np.float32).astype(float)
+        low, high = points.min(0), points.max(0)
+        _, radius = enclosing_ball(
+            generator.permutation((2 * points - low - high) / (high - low).max())
+        )
+        assert radius * (high - low).max() / 2 == pytest.approx(size * (1 + 0.05**2) ** 0.5, 1e-6)

@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
+import sysconfig
 from pathlib import Path
 
 import pytest
@@ -121,14 +122,30 @@ def test_two_processes_may_build_at_once_and_the_result_is_kept(tmp_path):
     assert not list(library.parent.glob("tmp*"))
 
 
+def installed_headers() -> list[str]:
+    return cpp_extension.include_paths()
+
+
+def older_headers() -> list[str]:
+    """Of another release of torch, which .ci/run unpacks."""
+    folder = os.environ.get("DSS_TORCH_HEADERS")
+    if not folder:
+        pytest.skip("DSS_TORCH_HEADERS names no headers of another torch, see .ci/run")
+    assert Path(folder, "torch", "csrc", "stable").is_dir()
+    return [folder, f"{folder}/torch/csrc/api/include"]
+
+
 @pytest.mark.skipif(shutil.which("nvcc") is None, reason="no nvcc")
-def test_cuda_sources_compile_for_sm_80_and_sm_90(tmp_path):
-    include = [item for path in cpp_extension.include_paths() for item in ("-isystem", path)]
-    targets = [
-        "-gencode=arch=compute_80,code=sm_80",
-        "-gencode=arch=compute_90,code=sm_90",
-        "--threads=2",
-    ]
+@pytest.mark.parametrize(
+    ("headers", "names"), [(installed_headers, ("80", "90", "100")), (older_headers, ("90",))]
+)
+def test_cuda_sources_compile(tmp_path, headers, names):
+    include = [item for path in headers() for item in ("-isystem", path)]
+    include += ["-isystem", sysconfig.get_path("include")]
+    known = subprocess.run(["nvcc", "--list-gpu-code"], capture_output=True, text=True).stdout
+    targets = [f"-gencode=arch=compute_{name},code=sm_{name}" for name in names
+               if f"sm_{name}" in known.split()]  # fmt: skip
+    targets.append("--threads=2")
     quick = [*kernels.CUDA_FLAGS, "-Xcicc=-O1", "-Xptxas=-O1"]  # in a fifth of the time
     for source in (ROOT / "kernels").glob("*.cu"):
         command = [
@@ -144,6 +161,27 @@ def test_cuda_sources_compile_for_sm_80_and_sm_90(tmp_path):
             [*command, *quick, *targets, *include], capture_output=True, text=True, check=False
         )
         assert ran.returncode == 0 and not ran.stderr.strip(), ran.stderr
+
+
+def test_architectures_that_are_too_old_are_left_out_and_one_line_says_so(caplog):
+    assert kernels._architectures("7.5;8.0 9.0a Turing Hopper 10.0+PTX") == (
+        "8.0 9.0a Hopper 10.0+PTX"
+    )
+    assert len(caplog.messages) == 1 and "compiling for 8.0 9.0a" in caplog.messages[0]
+    with pytest.raises(ValueError, match=r"TORCH_CUDA_ARCH_LIST=7\.5: the kernels need 8\.0"):
+        kernels._architectures("7.5")
+    caplog.clear()
+    assert kernels._architectures("9.0") == "9.0" and not caplog.messages
+
+
+def test_a_library_for_cuda_has_its_own_name_for_each_compiler_and_list(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (9, 0))
+    names = set()
+    for version, wanted in (("13.0", ""), ("12.8", ""), ("12.8", "8.0"), ("12.8", "8.0 9.0")):
+        monkeypatch.setattr(kernels, "_compiler_version", lambda version=version: version)
+        monkeypatch.setenv("TORCH_CUDA_ARCH_LIST", wanted)
+        names.add(kernels._name("cuda"))
+    assert len(names) == 4
 
 
 EVERY_OPERATOR = """

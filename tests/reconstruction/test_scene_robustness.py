@@ -97,6 +97,13 @@ def dtu(tmp_path):
     return scene, matrices
 
 
+def test_cameras_that_are_a_link_out_of_the_scene(scene, tmp_path):
+    (scene / "transforms_test.json").rename(tmp_path / "elsewhere.json")
+    (scene / "transforms_test.json").symlink_to(tmp_path / "elsewhere.json")
+    with pytest.raises(InputError, match="outside the scene's folder"):
+        posed_images(scene, "test")
+
+
 def test_a_dtu_picture_that_is_a_link_out_of_the_scene(tmp_path):
     scene, _ = dtu(tmp_path)
     Image.new("RGB", (8, 8)).save(tmp_path / "secret.png")

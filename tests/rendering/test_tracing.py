@@ -3,7 +3,6 @@ import pytest
 import torch
 import trimesh
 
-from dss.errors import InputError
 from dss.fields.mesh import MeshField
 from dss.geometry.distance import MeshDistance
 from dss.rendering.cameras import turntable
@@ -104,11 +103,9 @@ def test_grazing_along_a_face_ends():
 
 
 def test_rays_that_are_not_finite():
-    """A miss, or where there is a shell, the error of its operator."""
     rays = torch.full((2, 3), torch.nan), torch.tensor([[1.0, 0, 0]] * 2)
-    assert not trace(Analytic(box()), *rays).hit.any()
-    with pytest.raises(InputError, match="origins"):
-        trace(Analytic(box(), shell_of(box())), *rays)
+    for field in (Analytic(box()), Analytic(box(), shell_of(box()))):
+        assert not trace(field, *rays).hit.any()
 
 
 def test_non_finite_field_is_a_miss():

@@ -141,6 +141,13 @@ def test_weights_of_other_programs_become_a_run(tmp_path, box, script):
     assert torch.equal(open_run(tmp_path / "run").field.sdf(points), field.sdf(points))
 
 
+def test_weights_of_a_method_without_any_are_refused_before_any_work(tmp_path, torus, script):
+    arguments = ["--mesh", torus, "--weights", "net.h5", "--out", tmp_path / "run", *SMALL]
+    code, out, error = script("train", *arguments)
+    assert code == 2 and not out and error.count("\n") == 1
+    assert "dual_shell has no weight files of other programs to import; leave out" in error
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

@@ -11,7 +11,7 @@ from dss.errors import InputError
 from dss.geometry.distance import MeshDistance
 from dss.geometry.mesh import load_mesh, surface_samples
 from dss.shell import certify as certificate
-from dss.shell.certify import build_shell, certify, enclose
+from dss.shell.certify import build_shell, certify, enclose, thick_share
 from dss.shell.cover import cover
 
 CUBE = trimesh.creation.box()
@@ -76,3 +76,14 @@ def test_the_work_has_a_limit(monkeypatch, box):
     centers = np.random.default_rng(0).uniform(-0.5, 0.5, (50, 3)) * vertices.max(0)
     with pytest.raises(InputError, match="more than 20 pieces: .*; choose another spheres.count"):
         build_shell(vertices, faces, centers, np.full(50, 0.01))
+
+
+@pytest.mark.parametrize(("height", "expected"), [(0.4, 0), (0.002, 1)])
+def test_a_shell_too_thick_for_a_plate(height, expected):
+    """Spheres in a row along the middle of a plate, in a shell that holds it all."""
+    plate = trimesh.creation.box((1, 1, height))
+    vertices, faces = np.asarray(plate.vertices), np.asarray(plate.faces)
+    axis = np.linspace(-0.45, 0.45, 10)
+    centers = np.stack([*np.meshgrid(axis, axis, [0.0], indexing="ij")], -1).reshape(-1, 3)
+    shell = build_shell(vertices, faces, centers, np.full(100, 0.4 * height))
+    assert thick_share(MeshDistance(vertices, faces), shell) == pytest.approx(expected, abs=0.02)

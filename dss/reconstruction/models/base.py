@@ -19,6 +19,9 @@ class UpsamplingSettings(Settings):
     fine: Count = 64  # samples that the model adds, or puts in place of the even ones
     rounds: Count = 4  # of up-sampling; `unisurf`: of the search for the surface
 
+    def least_bytes(self, rays: int) -> int:
+        return rays * (24 * self.coarse + 12 * self.fine)  # points, times, numbers of intervals
+
 
 class Shaded(NamedTuple):
     """A model at m samples."""

@@ -1,6 +1,7 @@
 """The occupancy grid (Müller et al. 2022): the control for the shell, equal steps through the cells
 that may hold something."""
 
+import math
 from typing import Annotated, Literal
 
 import torch
@@ -19,6 +20,9 @@ class OccupancySettings(Settings):
     grid: Annotated[Count, Field(le=1024)] = 128  # cells per axis
     refresh_every: Count = 16  # steps between updates of the grid
     threshold: Share = 1e-3  # a cell is occupied where a sample's opacity may be above this
+
+    def least_bytes(self, rays: int) -> int:
+        return rays * math.ceil(40 * (2 / self.step)) + self.grid**3  # a time, a point, its cell
 
 
 class Occupancy(Sampler):

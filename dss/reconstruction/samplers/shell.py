@@ -28,6 +28,9 @@ class ShellSettings(UpsamplingSettings):
     resolution: Annotated[Count, Field(le=1024)] = 256
     eps: Annotated[Positive, Field(le=0.5)] = 1e-3  # opacity that may be lost outside the shell
 
+    def least_bytes(self, rays: int) -> int:
+        return super().least_bytes(rays) if self.start_step else 0
+
 
 class Shell(Sampler):
     """Equal samples that fill the merged intervals of the outer spheres; each ray ends where it

@@ -43,6 +43,9 @@ class SphereCloudSettings(UpsamplingSettings):
     sphere_lr: Positive = 1e-4  # learning rate of the centres, by Adam
     eps: Annotated[Positive, Field(le=0.5)] = 1e-3  # opacity that may be lost outside the spheres
 
+    def least_bytes(self, rays: int) -> int:
+        return super().least_bytes(rays) + 44 * self.spheres  # centres, two moments, two radii
+
 
 class SphereCloud(Sampler):
     """Even samples in the merged intervals of the spheres, then the model's up-sampling in them.
