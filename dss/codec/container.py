@@ -2,7 +2,8 @@
 meaning. docs/format.md is the specification.
 
 Nothing here knows of fields. What is read is checked before it is used: the checksum first, then
-that every number of values is one that so long a file can hold.
+that the values are no more than so long a file can hold, and the tables no larger than
+MAX_SYMBOLS.
 """
 
 import json
@@ -21,8 +22,9 @@ from dss.geometry.similarity import Similarity
 from dss.shell.lattice import in_order, morton
 
 MAGIC, VERSION = b"DSSF", 1
-MAX_BYTES = 1 << 28  # of a file
+MAX_BYTES = 1 << 24  # of a file
 MAX_VALUES_PER_BYTE = 64  # of a file: a value of a tensor costs an eighth of a bit at least
+MAX_SYMBOLS = 1 << 20  # of all tables of a file together
 MAX_HEADER = 1 << 12  # bytes of the settings
 HASH_BYTES = 8  # of the SHA-256 of what the field was fitted to
 INTEGERS, COLUMNS, SPHERES, BYTES, FLOATS = range(5)  # kinds of records
@@ -73,7 +75,7 @@ class Content:
 
 
 def pack(content: Content) -> bytes:
-    """The bytes of a file. Raises ValueError where they cannot hold the content."""
+    """The bytes of a file. Raises ValueError where the content is more than a file may hold."""
     text = json.dumps(content.settings, separators=(",", ":")).encode()
     numbers = *content.similarity.center, content.similarity.scale
     head = MAGIC + bytes([VERSION]) + struct.pack("<4d", *numbers)
@@ -86,8 +88,7 @@ def pack(content: Content) -> bytes:
         slots += symbols
     data = head + rans.encode(slots)
     data += struct.pack("<I", zlib.crc32(data))
-    if sum(record.values.size for record in content.records) > MAX_VALUES_PER_BYTE * len(data):
-        raise ValueError(f"its values take less than 1/{MAX_VALUES_PER_BYTE} byte each")
+    unpack(data)  # what no reader would accept is not written
     return data
 
 
@@ -113,11 +114,12 @@ def unpack(data: bytes) -> Content:
         raise ValueError("its scale and shift are none")
     settings = json.loads(reader.take(reader.number(MAX_HEADER)))
     mesh = reader.take(reader.number(HASH_BYTES))
-    budget = MAX_VALUES_PER_BYTE * len(data)
+    budget, spare = MAX_VALUES_PER_BYTE * len(data), MAX_SYMBOLS
     shapes = []
     for _ in range(reader.number(len(data))):
-        shapes.append(_Facts.read(reader, budget))
+        shapes.append(_Facts.read(reader, budget, spare))
         budget -= shapes[-1].count
+        spare -= sum(table.size for table in shapes[-1].tables)
     decoder = Decoder(reader.rest())
     records = [facts.decode(decoder) for facts in shapes]
     decoder.finish()
@@ -144,6 +146,11 @@ class _Table:
             raise ValueError(f"its integers reach {reach} from their middle, beyond {MAX_REACH}")
         return cls(step, center, reach, *rans.best_peaked(values - center, reach))
 
+    @property
+    def size(self) -> int:
+        """Symbols."""
+        return 2 * self.reach + 1
+
     def cumulative(self) -> list[int]:
         return rans.peaked(self.reach, self.decay, self.curve)
 
@@ -153,10 +160,12 @@ class _Table:
         return head + bytes([self.decay, self.curve])
 
     @classmethod
-    def read(cls, reader: "_Reader") -> "_Table":
+    def read(cls, reader: "_Reader", spare: int) -> "_Table":
+        """A table of at most `spare` symbols."""
         step, zigzag = reader.byte(), reader.number(1 << 24)
         center = zigzag // 2 if zigzag % 2 == 0 else -(zigzag + 1) // 2
-        return cls(step, center, reader.number(MAX_REACH), reader.byte(), reader.byte())
+        reach = reader.number(min(MAX_REACH, (spare - 1) // 2))
+        return cls(step, center, reach, reader.byte(), reader.byte())
 
 
 @dataclass(frozen=True)
@@ -173,7 +182,8 @@ class _Facts:
         return math.prod(self.shape)
 
     @classmethod
-    def read(cls, reader: "_Reader", budget: int) -> "_Facts":
+    def read(cls, reader: "_Reader", budget: int, spare: int) -> "_Facts":
+        """With at most so many values, and symbols of tables."""
         kind = reader.number(FLOATS)
         if kind == SPHERES:
             bits = tuple(reader.number(16) for _ in range(1 + reader.number(8)))
@@ -186,8 +196,12 @@ class _Facts:
             raise ValueError("columns of a tensor that has none")
         if kind == SPHERES and not bits[0]:
             raise ValueError("a lattice of no bits")
-        tables = {INTEGERS: 1, COLUMNS: shape[-1] if shape else 0, SPHERES: len(bits) - 1}
-        return cls(kind, shape, [_Table.read(reader) for _ in range(tables.get(kind, 0))], bits)
+        count = {INTEGERS: 1, COLUMNS: shape[-1] if shape else 0, SPHERES: len(bits) - 1}
+        tables = []
+        for _ in range(count.get(kind, 0)):
+            tables.append(_Table.read(reader, spare))
+            spare -= tables[-1].size
+        return cls(kind, shape, tables, bits)
 
     def decode(self, decoder: Decoder) -> Record:
         if self.kind == FLOATS:

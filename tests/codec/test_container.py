@@ -104,8 +104,22 @@ def test_an_integer_out_of_reach_is_refused():
 
 def test_too_many_values_for_too_few_bytes_are_refused():
     zeros = Integers(np.zeros(100_000, np.int64), np.zeros(1, np.uint8))
-    with pytest.raises(ValueError, match="1/64 byte"):
+    with pytest.raises(ValueError, match="possible"):
         pack(Content([], SIMILARITY, b"", [zeros]))
+
+
+def test_tables_are_bounded_together(monkeypatch):
+    """Five bytes of a file could else ask for a table of 32,767 symbols each."""
+    table = b"\0\0" + _varint(rans.MAX_REACH) + b"\1\1"
+    columns = b"\1" + b"\1\2\1" + _varint(60) + 60 * table
+    tracemalloc.start()
+    with pytest.raises(ValueError, match="possible"):
+        unpack(with_checksum(HEAD + columns + b"\1" * 99))
+    assert tracemalloc.get_traced_memory()[1] < 1 << 20
+    tracemalloc.stop()
+    monkeypatch.setattr("dss.codec.container.MAX_SYMBOLS", 40)
+    with pytest.raises(ValueError, match="possible"):
+        pack(Content([], SIMILARITY, b"", [integers(9, 9, steps=9)]))
 
 
 def with_checksum(head: bytes) -> bytes:
