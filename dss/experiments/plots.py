@@ -1,5 +1,6 @@
 """Plots of tables."""
 
+import re
 from pathlib import Path
 
 from dss.experiments.compare import Row
@@ -7,6 +8,7 @@ from dss.files import replacing
 
 STYLES = {  # marker and colour of each kind of method
     "fields": ("o", "tab:blue"),
+    "coded fields": ("D", "tab:green"),
     "published": ("*", "tab:gray"),
     "mesh codecs": ("s", "tab:orange"),
 }
@@ -14,7 +16,7 @@ STYLES = {  # marker and colour of each kind of method
 
 def plot_rate_distortion(out: Path, rows: dict[str, Row]) -> Path:
     """rate_distortion.png (returned) and .svg in `out`: bytes against the surface's error and
-    against SSIM.
+    against SSIM. Rows whose names differ in numbers only are joined.
 
     The ground truth, which has no error, is left out.
     """
@@ -29,20 +31,17 @@ def plot_rate_distortion(out: Path, rows: dict[str, Row]) -> Path:
         ("ssim_paper", "1 - SSIM of normal maps, the paper's protocol", lambda value: 1 - value),
     )
     for axis, (key, label, error) in zip(axes, panels, strict=True):
+        curves = {}
         for name, row in rows.items():
             if key not in row or name.startswith("ground truth"):
                 continue
-            kind = (
-                "published"
-                if name.endswith("published")
-                else "mesh codecs"
-                if "Draco" in name
-                else "fields"
-            )
-            marker, colour = STYLES[kind]
+            marker, colour = STYLES[_kind(name)]
             point = row["bytes"] / 1024, error(row[key])
             axis.scatter(*point, marker=marker, color=colour)
             axis.annotate(name, point, xytext=(4, 4), textcoords="offset points", fontsize=7)
+            curves.setdefault((re.sub(r"\d+", "", name), colour), []).append(point)
+        for (_, colour), points in curves.items():
+            axis.plot(*zip(*sorted(points), strict=True), color=colour, linewidth=0.8, alpha=0.6)
         axis.set(
             xscale="log", yscale="log" if axis.collections else "linear", xlabel="KiB", ylabel=label
         )
@@ -52,3 +51,11 @@ def plot_rate_distortion(out: Path, rows: dict[str, Row]) -> Path:
             figure.savefig(temporary, dpi=150)
     pyplot.close(figure)
     return path
+
+
+def _kind(name: str) -> str:
+    if name.endswith("published"):
+        return "published"
+    if "Draco" in name:
+        return "mesh codecs"
+    return "coded fields" if "compact" in name or "coded" in name else "fields"

@@ -28,3 +28,13 @@ def test_rate_distortion(tmp_path, rows):
         "Draco, 11 bits": 2 * shown,
         "NGLOD-5, published": 1 * shown,  # no surface error was published
     }
+
+
+def test_rows_of_different_numbers_are_a_curve(tmp_path):
+    def lines(rows: dict) -> int:
+        plot_rate_distortion(tmp_path, rows)
+        return (tmp_path / "rate_distortion.svg").read_text().count("stroke-opacity: 0.6")
+
+    row = {"surface_mean": 1e-4, "ssim_paper": 0.98}
+    curve = {f"compact_{size}k": row | {"bytes": 1024.0 * size} for size in (4, 8, 16)}
+    assert lines(curve) == 2 and lines(curve | {"fast": row | {"bytes": 1e5}}) == 2 + 2
