@@ -25,6 +25,7 @@ MAGIC, VERSION = b"DSSF", 1
 MAX_BYTES = 1 << 24  # of a file
 MAX_VALUES_PER_BYTE = 64  # of a file: a value of a tensor costs an eighth of a bit at least
 MAX_SYMBOLS = 1 << 20  # of all tables of a file together
+MAX_INTEGER = (1 << 23) - 1  # of the middle of a table: float32 holds it and its neighbours exactly
 MAX_HEADER = 1 << 12  # bytes of the settings
 HASH_BYTES = 8  # of the SHA-256 of what the field was fitted to
 INTEGERS, COLUMNS, SPHERES, BYTES, FLOATS = range(5)  # kinds of records
@@ -162,7 +163,7 @@ class _Table:
     @classmethod
     def read(cls, reader: "_Reader", spare: int) -> "_Table":
         """A table of at most `spare` symbols."""
-        step, zigzag = reader.byte(), reader.number(1 << 24)
+        step, zigzag = reader.byte(), reader.number(2 * MAX_INTEGER)
         center = zigzag // 2 if zigzag % 2 == 0 else -(zigzag + 1) // 2
         reach = reader.number(min(MAX_REACH, (spare - 1) // 2))
         return cls(step, center, reach, reader.byte(), reader.byte())

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from dss.codec.container import MAX_INTEGER
 from dss.codec.rans import MAX_REACH
 from dss.config import MeshConfig
 from dss.fields.base import Field
@@ -67,9 +68,9 @@ class Quantiser(nn.Module):
     def weight(self, progress: float) -> float:
         """What a bit costs at `progress` of the fit."""
         start, end = self.codec.noise_from, self.codec.round_from
-        if progress >= end:
-            return self.rate_weight
-        return self.rate_weight * max(0.0, progress - start) / (end - start)
+        if start < progress < end:
+            return self.rate_weight * (progress - start) / (end - start)
+        return self.rate_weight * (progress >= end)
 
     @torch.no_grad()
     def finish(self, field: Field) -> None:
@@ -77,7 +78,8 @@ class Quantiser(nn.Module):
         if not self.begun:
             self._begin(field)
         field.code_steps = {
-            name: self._step(log_step).cpu() for name, _, log_step, _, _ in self._tensors(field)
+            name: self._step(log_step).cpu().maximum(_least_steps(parameter, log_step.numel()))
+            for name, parameter, log_step, _, _ in self._tensors(field)
         }
         numbers = integers(field, field.code_steps)
         for name, parameter in field.named_parameters():
@@ -160,9 +162,21 @@ def fine_steps(field: Field) -> dict[str, Tensor]:
     takes about 9 bits per parameter."""
     result = {}
     for name, parameter in field.named_parameters():
-        rows = parameter.detach().cpu().double().reshape(-1, step_shape(field, name)[0])
+        (columns,) = step_shape(field, name)
+        rows = parameter.detach().cpu().double().reshape(-1, columns)
         wanted = rows.sub(rows.mean(0)).square().mean(0).sqrt() / 2**FINE_BITS
-        needed = (rows.amax(0) - rows.amin(0)) / MAX_REACH
-        code = np.searchsorted(STEPS, torch.maximum(wanted, needed).numpy())
-        result[name] = torch.from_numpy(STEPS[code.clip(max=len(STEPS) - 1)])
+        result[name] = _step_above(wanted).maximum(_least_steps(parameter, columns))
     return result
+
+
+def _least_steps(parameter: Tensor, columns: int) -> Tensor:
+    """The least steps (columns,) that make integers of a parameter which a file can hold."""
+    rows = parameter.detach().cpu().double().reshape(-1, columns)
+    reach = (rows.amax(0) - rows.amin(0)) / (MAX_REACH - 1)  # one more, because both ends round
+    return _step_above(reach.maximum(rows.abs().amax(0) / MAX_INTEGER))
+
+
+def _step_above(least: Tensor) -> Tensor:
+    """The smallest of STEPS that are not below `least` (d,); the largest where all are."""
+    code = np.searchsorted(STEPS, least.numpy())
+    return torch.from_numpy(STEPS[code.clip(max=len(STEPS) - 1)])

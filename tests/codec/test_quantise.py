@@ -188,6 +188,23 @@ def test_noise_and_rounding_of_the_shape_of_a_step():
     assert quantiser.weight(0.45) == pytest.approx(0.5e-8) and quantiser.weight(0.9) == 1e-8
 
 
+@pytest.mark.parametrize("shares", [(0.5, 0.5), (0.6, 0.3), (0.0, 0.0), (1.0, 1.0)])
+def test_noise_may_be_left_out(tmp_path, shares):
+    method = METHODS_TRIED["dual_shell"]
+    field = fitted(method, tmp_path / "state", noise_from=shares[0], round_from=shares[1])
+    encode_field(field, method[0], IDENTITY, "", LATTICE)
+
+
+def test_bits_that_cost_next_to_nothing_leave_a_field_that_can_be_coded(tmp_path):
+    """Steps then shrink without end."""
+    method = METHODS_TRIED["dual_shell"]
+    field = fitted(method, tmp_path / "state", 1e-30, noise_from=0.0, lr_ratio=100.0)
+    assert min(steps.min() for steps in field.code_steps.values()) < 1e-4
+    coded = decode_field(encode_field(field, method[0], IDENTITY, "", LATTICE), "x.dss").field
+    for name, value in field.state_dict().items():
+        assert torch.equal(value, coded.state_dict()[name])
+
+
 def test_laplace_bits_are_the_integral():
     numbers = torch.linspace(-40, 40, 81)
     for width in (0.01, 0.3, 2.0, 15.0):
