@@ -16,8 +16,8 @@ from dss.fields.base import Field
 
 # The steps that a file can name by a byte: 8 in each octave, from 1.2e-7 to 480, exact in float32.
 STEPS = np.ldexp(8.0 + np.arange(256) % 8, np.arange(256) // 8 - 26).astype(np.float32)
-FIRST_BITS = 6  # learnt steps begin at the root mean square of their values over 2 to this
-FINE_BITS = 6.5  # the same for a field that was fitted without steps
+FIRST_BITS = 6  # learnt steps begin at the mean deviation of their values over 2 to this
+FINE_BITS = 6.5  # and of a field that was fitted without at the root mean square over 2 to this
 MIN_PROBABILITY = 2.0**-16  # of an integer, as in the tables of a file
 MIN_WIDTH = 1e-3  # of a distribution, in steps: bounds the gradients where all integers are equal
 
