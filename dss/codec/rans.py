@@ -1,9 +1,9 @@
 """An entropy coder on integers alone: symbols in, bytes out, the same on every machine.
 
-It is a range ANS coder (Duda 2013) with a state of 32 bits, renormalised byte by byte. The Python
-models of constriction, which has such a coder, take probabilities as floats; these would have to be
-the same to the last bit in every reader, and here a reader needs nothing but integers.
-docs/format.md specifies it.
+It is a range ANS coder (Duda 2013) with a state of 32 bits, renormalised byte by byte, as
+docs/format.md specifies. The library constriction has such a coder, but from Python its models take
+float probabilities and make integer tables of them by rules of its own, which every reader would
+have to repeat to the last bit. Here a reader needs nothing but integers.
 """
 
 from bisect import bisect_right
