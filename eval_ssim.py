@@ -14,7 +14,7 @@ from dss.errors import InputError
 
 def main() -> None:
     options = cli.parser(__doc__)
-    options.add_argument("run", nargs="*", type=Path, help="run folders that train.py made")
+    options.add_argument("run", nargs="*", type=Path, help="run folders of train.py, or .dss files")
     options.add_argument("--data", "--mesh", help="a mesh; of runs: where their data is now")
     options.add_argument("--truth-mesh", help="the true mesh of --mesh")
     options.add_argument("--renders", type=Path, help="a folder of images, matched by name")
@@ -31,7 +31,7 @@ def main() -> None:
         from dss.geometry.mesh import load_mesh
         from dss.pipeline import photo_render
         from dss.rendering.modes import check_pictures
-        from dss.run import MeshRun, open_run
+        from dss.run import MeshRun, is_coded, open_run
         from dss.tables import table, write_json
 
     pairs = args.truth_mesh and args.data, args.renders and args.truth
@@ -55,7 +55,8 @@ def main() -> None:
         rows |= measure.protocol_means(args.data, result)
         write_json(out / "ssim.json", result)
     for path in args.run:
-        run, out = open_run(path, device), args.out or path
+        own = Path("ssim", path.stem) if is_coded(path) else path
+        run, out = open_run(path, device), args.out or own
         if isinstance(run, MeshRun):
             cli.refuse(args, "runs of meshes", "split", "every", "by", "truth")
             inputs = run.field, run.load_mesh(args.data), out / "ssim"

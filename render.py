@@ -3,7 +3,7 @@
 python render.py runs/quickstart
 python render.py runs/quickstart --mode error --views 12 --size 1024
 python render.py runs/quickstart --views 72 --animate webp
-python render.py --mesh bunny.obj --mode normal
+python render.py bunny.dss; python render.py --mesh bunny.obj --mode normal
 python render.py runs/neus_shell_chair --split test     from photos: colours and normals
 python render.py runs/neus_spheres_chair --mode shell   and the sampler's spheres
 python render.py runs/neus_shell_chair --by surface     sphere traced, one colour per ray
@@ -22,10 +22,10 @@ def main() -> None:
         from dss.pipeline import photo_render
         from dss.rendering.gallery import MODES, draw_field, draw_mesh
         from dss.rendering.modes import check_pictures
-        from dss.run import MeshRun, PhotoRun, open_run
+        from dss.run import MeshRun, PhotoRun, is_coded, open_run
 
     options = cli.parser(__doc__)
-    options.add_argument("run", nargs="?", type=Path, help="a run folder that train.py made")
+    options.add_argument("run", nargs="?", type=Path, help="a run folder, or a .dss file")
     options.add_argument(
         "--data", "--mesh", help="a mesh to picture; of a run: where its data is now"
     )
@@ -34,7 +34,7 @@ def main() -> None:
     options.add_argument("--size", type=int, help="pixels per side (default: 512)")
     options.add_argument("--up", choices=("x", "y", "z"), help="what points upwards (default: z)")
     options.add_argument("--animate", choices=("webp", "gif", "mp4"), help="join the views, too")
-    options.add_argument("--out", type=Path, help="folder (default: RUN/pictures or pictures/MESH)")
+    options.add_argument("--out", type=Path, help="folder (default: RUN/pictures or pictures/FILE)")
     options.add_argument("--split", help="of photos: train, val or test (default: test)")
     ways = ("volume", "surface", "distilled")
     options.add_argument("--by", choices=ways, help="of photos: how to draw (default: volume)")
@@ -56,8 +56,9 @@ def main() -> None:
             cli.refuse(args, "runs of meshes", "split", "every", "by")
             truth = run.load_mesh(args.data) if args.mode == "error" else None
             gallery = draw_field(run.field, truth=truth, progress=terminal, **shown)
-            out, name = args.out or args.run / "pictures", args.run.resolve().name
-            sheet = gallery.save(out, name, args.animate)
+            name = args.run.resolve().name
+            own = Path("pictures", args.run.stem) if is_coded(args.run) else args.run / "pictures"
+            sheet = gallery.save(args.out or own, name, args.animate)
         case None:
             cli.refuse(args, "meshes", "split", "every", "by")
             name = Path(args.data).stem

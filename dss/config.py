@@ -145,6 +145,22 @@ class FitSettings(Section):
     start_epochs: Count = 10  # epochs that each of several `starts` gets
     checkpoint: Count = 10  # epochs between resumable states
     mixed_precision: bool = True  # bfloat16 matrix products on CUDA
+    # what a bit of the coded field costs, in units of the loss; 0: the field is not to be coded
+    rate_weight: NonNegative = 0.0
+
+
+class CodecSettings(Section):
+    """Of fits with a `fit.rate_weight`: how the field becomes few bytes (docs/format.md)."""
+
+    # bits per coordinate of the lattice in [-1, 1]^3 that the spheres' centres are of
+    center_bits: Annotated[Count, Field(le=16)] = 8
+    # 2**bits inner radii, and thicknesses, in an octave
+    radius_bits: Annotated[CountOrZero, Field(le=10)] = 5
+    thickness_bits: Annotated[CountOrZero, Field(le=10)] = 2
+    # shares of the fit from which on noise stands for rounding, and rounding itself is learnt
+    noise_from: Share = 0.3
+    round_from: Share = 0.6
+    lr_ratio: Positive = 0.5  # learning rate of the steps and their entropy, as a multiple of `lr`
 
 
 class MeshConfig(Section):
@@ -158,6 +174,7 @@ class MeshConfig(Section):
     samples: SamplesSettings = SamplesSettings()
     field: SerializeAsAny[Settings]
     fit: FitSettings = FitSettings()
+    codec: CodecSettings = CodecSettings()
 
 
 class SceneSettings(Section):

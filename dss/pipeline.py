@@ -129,8 +129,10 @@ def _fit_mesh(
     if not resumed:  # else only the last part was timed
         facts["fit_seconds"] = time.process_time() - core if device.type == "cpu" else seconds
     write_json(folder / "fit.json", facts)
-    progress(Event("field", 1, 1, f"{seconds:.0f} s, {_kib(field)}"))
-    return save_field(folder, field, config, source)
+    run = save_field(folder, field, config, source)
+    coded = "" if field.code_steps is None else f", coded in {run.file.stat().st_size:,} bytes"
+    progress(Event("field", 1, 1, f"{seconds:.0f} s, {_kib(field)}{coded}"))
+    return run
 
 
 def _geometry_of(

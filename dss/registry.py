@@ -55,6 +55,10 @@ def check(config: Config) -> None:
                 f"samples.method={method}: {reason}; for field.method={field} choose "
                 f"{' or '.join(known)}"
             )
+        if config.fit.rate_weight and config.fit.keep == "best":
+            raise InputError(
+                "fit.keep=best: the epochs of a coded field differ in bytes, too; choose last"
+            )
     memory = machine_memory()
     for names, size in _sizes(config).items():
         if size > memory:

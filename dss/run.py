@@ -2,6 +2,7 @@
 
 config.yaml                            the resolved configuration
 samples.npz                            of meshes: enough to fit the field without the mesh
+field.dss                              the field in few bytes, where it was fitted to be coded
 field.safetensors, model.safetensors   the field or model; the metadata rebuilds it
 training.safetensors                   the resumable state of an unfinished fit
 log/                                   TensorBoard
@@ -30,6 +31,9 @@ from dss.checkpoint import (
     save_tensors,
     with_prefix,
 )
+from dss.codec.container import MAX_BYTES
+from dss.codec.pack import decode_field, encode_field
+from dss.codec.quantise import restored_steps
 from dss.config import Config, MeshConfig, PhotoConfig
 from dss.errors import InputError
 from dss.fields import METHODS, Field, build
@@ -40,6 +44,7 @@ from dss.reconstruction.models import Model, build_model
 from dss.reconstruction.samplers import Sampler, build_sampler
 from dss.reconstruction.volume_rendering import background_colour
 from dss.registry import PLUGINS
+from dss.shell.lattice import Lattice
 
 if TYPE_CHECKING:
     import trimesh
@@ -72,8 +77,22 @@ class MeshRun:
 
     @property
     def file(self) -> Path:
-        """What is stored of the field."""
+        """What is stored of the field: the coded file where it holds this very field."""
+        coded = self.folder / "field.dss"
+        if self.field.code_steps is not None and is_file(coded):
+            return coded
         return self.folder / "field.safetensors"
+
+    def packed(self) -> bytes:
+        """The field as a .dss file. Raises InputError where it cannot be coded."""
+        sha256 = "" if self.config.samples.method == "oriented" else self.source.sha256
+        inputs = self.field, self.config.field, self.source.similarity, sha256
+        try:
+            return encode_field(
+                *inputs, None if self.field.code_steps is None else Lattice.of(self.config)
+            )
+        except ValueError as error:
+            raise InputError(f"{self.folder}: cannot be coded ({error}); fit it anew") from error
 
     def surface(self, resolution: int = 256) -> "trimesh.Trimesh":
         """The field's zero set in the normalised frame, as `isosurface.extract`."""
@@ -124,6 +143,45 @@ class MeshRun:
                 f"{self.folder}: was fitted to a point cloud; name the true mesh with --data"
             )
         return truth
+
+
+@dataclass(frozen=True)
+class CodedRun(MeshRun):
+    """The field in a .dss file, which is its `folder`."""
+
+    @property
+    def file(self) -> Path:
+        return self.folder
+
+    def packed(self) -> bytes:
+        return self.folder.read_bytes()
+
+    def load_truth(self, path: str | None = None) -> "Mesh | PointCloud":
+        """What is at `path`, in the field's frame. Raises InputError where none is named, or the
+        file says that the field was fitted to another mesh."""
+        from dss.geometry.mesh import load_mesh
+        from dss.geometry.points import is_cloud, load_points
+
+        if path is None:
+            raise InputError(f"{self.folder}: does not hold the truth; name it with --data")
+        if is_cloud(path):
+            cloud = load_points(path, self.config.mesh.radius, self.config.samples.normals)
+            points = self._normalised(cloud.points, cloud.similarity)
+            return dataclasses.replace(cloud, points=points, similarity=self.source.similarity)
+        mesh = load_mesh(path)
+        if not mesh.sha256.startswith(self.source.sha256):
+            raise InputError(
+                f"{path}: not the mesh that {self.folder} was fitted to (its contents differ); "
+                "name that one with --data"
+            )
+        vertices = self._normalised(mesh.vertices, mesh.similarity)
+        return dataclasses.replace(mesh, vertices=vertices, similarity=self.source.similarity)
+
+    def _normalised(self, points: np.ndarray, similarity: Similarity) -> np.ndarray:
+        """Points of a frame in the field's own; the same where the frames are."""
+        if similarity == self.source.similarity:
+            return points
+        return self.source.similarity.inverse(similarity.apply(points))
 
 
 @dataclass(frozen=True)
@@ -191,10 +249,17 @@ def open_folder(folder: Path, config: Config) -> None:
         configuration.save_config(config, folder / "config.yaml")
 
 
+def is_coded(path: Path | str) -> bool:
+    """Whether a .dss file is there, by its name."""
+    return Path(path).suffix.lower() == ".dss" and is_file(path)
+
+
 def open_run(folder: Path | str, device: torch.device | str = "cpu") -> Run:
-    """Load a finished run. Raises InputError where the folder holds none, or its file is damaged,
-    foreign or old."""
+    """Load a finished run, or the field in a .dss file. Raises InputError where the folder holds
+    none, or its file is damaged, foreign or old."""
     folder = Path(folder)
+    if is_coded(folder):
+        return _coded_run(folder, device)
     files = {folder / "field.safetensors": _mesh_run, folder / "model.safetensors": _photo_run}
     path = next(filter(is_file, files), None)
     if path is None:
@@ -211,26 +276,49 @@ def open_run(folder: Path | str, device: torch.device | str = "cpu") -> Run:
         )
     try:
         config = configuration.config_from_dict(about["config"], "its configuration", PLUGINS)
-        return files[path](folder, config, _source(about["source"]), tensors, device)
+        source, steps = _source(about["source"]), about.get("steps")
+        return files[path](folder, config, source, tensors, steps, device)
     except MISFITS as error:
         reason = " ".join(str(error).split())[:200]
         raise InputError(f"{path}: not a run of dss, or damaged ({reason}); {REMEDY}") from error
 
 
+def _coded_run(path: Path, device: torch.device | str) -> CodedRun:
+    try:
+        with path.open("rb") as file:
+            data = file.read(MAX_BYTES + 1)
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror})") from error
+    coded = decode_field(data, str(path))
+    config = MeshConfig(field=coded.settings)
+    return CodedRun(path, config, Source("", coded.mesh, coded.similarity), coded.field.to(device))
+
+
 def _mesh_run(
-    folder: Path, config: MeshConfig, source: Source, tensors: dict[str, Tensor], device: Any
+    folder: Path,
+    config: MeshConfig,
+    source: Source,
+    tensors: dict[str, Tensor],
+    steps: Any,
+    device: Any,
 ) -> MeshRun:
     _check_size(config.field, tensors)
     keys = METHODS[config.field.method].geometry_keys
     field = build(config.field, {name: tensors[name] for name in keys})
     check_tensors(field, tensors)
     field.load_state_dict(tensors)
+    field.code_steps = restored_steps(field, steps)
     field.sdf(torch.zeros(2, 3))  # what a field is built on has shapes of its own
     return MeshRun(folder, config, source, field.to(device).eval())
 
 
 def _photo_run(
-    folder: Path, config: PhotoConfig, source: Source, tensors: dict[str, Tensor], device: Any
+    folder: Path,
+    config: PhotoConfig,
+    source: Source,
+    tensors: dict[str, Tensor],
+    _steps: Any,
+    device: Any,
 ) -> PhotoRun:
     _check_size(config.model, tensors)
     model, sampler = build_model(config.model), build_sampler(config.sampler)
@@ -250,9 +338,28 @@ def _check_size(settings: configuration.Settings, tensors: dict[str, Tensor]) ->
 
 
 def save_field(folder: Path, field: Field, config: MeshConfig, source: Source) -> MeshRun:
-    """Write field.safetensors: the state dict, with all that rebuilds the field in the metadata."""
-    save_tensors(folder / "field.safetensors", field.state_dict(), _about(config, source))
-    return MeshRun(folder, config, source, field.eval())
+    """Write field.safetensors: the state dict, with all that rebuilds the field in the metadata.
+    Before it, where the field was fitted to be coded, field.dss."""
+    run, about = MeshRun(folder, config, source, field.eval()), _about(config, source)
+    if field.code_steps is not None:
+        save_packed(run, folder / "field.dss")
+        about["steps"] = {name: steps.tolist() for name, steps in field.code_steps.items()}
+    save_tensors(folder / "field.safetensors", field.state_dict(), about)
+    return run
+
+
+def save_packed(run: MeshRun, path: Path) -> None:
+    """Write the run's field as a .dss file. Raises InputError where `path` has another suffix."""
+    if path.suffix.lower() != ".dss":
+        raise InputError(f"{path}: coded fields are .dss files; choose such a name")
+    with replacing(path) as temporary:
+        temporary.write_bytes(run.packed())
+
+
+def pack_run(run: MeshRun, path: Path, device: torch.device | str = "cpu") -> CodedRun:
+    """Write the run's field as a .dss file, and open that."""
+    save_packed(run, path)
+    return _coded_run(path, device)
 
 
 def save_model(

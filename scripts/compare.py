@@ -2,6 +2,7 @@
 
     python scripts/compare.py --preset quick --data DATA    every method, briefly, on three meshes
     python scripts/compare.py --preset paper --data DATA    Tables I and II of the DSS paper
+    python scripts/compare.py --preset compact --data DATA  coded fields and meshes of 4 to 32 KB
     python scripts/compare.py --preset photos --data DATA   samplers and base models on photos
     python scripts/compare.py --preset geometry             base models, plain and guided
     python scripts/compare.py --preset ablations            the sphere cloud's parts

@@ -1,4 +1,4 @@
-"""Hostile meshes, configurations, run folders, clouds, scenes and weights, for minutes on end.
+"""Hostile meshes, configurations, runs, coded fields, clouds, scenes and weights, for minutes.
 
     python scripts/fuzz.py --minutes 20 --seed 1
 

@@ -114,6 +114,11 @@ MACHINE = 24 * 10**9  # bytes
         ("fast", "samples.method=importance", "for field.method=dual_shell choose pairs or part"),
         ("fast", "samples.method=oriented", "samples.method=oriented: dual_shell is built on a"),
         ("nglod_1", "samples.method=pairs", "needs a field with a shell"),
+        (
+            "compact_8k",
+            "fit.keep=best",
+            "the epochs of a coded field differ in bytes, too; choose last",
+        ),
         ("key_spheres", "samples.method=oriented", "choose importance or near"),
         ("fast", "fit.plateau_factor=1", "fit.plateau_factor must be above 0 and below 1; got 1"),
         ("fast", "samples.count=1", "samples.count must be at least 2 and"),

@@ -223,8 +223,8 @@ def test_what_does_not_fit_is_one_line_or_harmless(finished, photographed, tmp_p
             (run / f"{other}.safetensors").unlink()
             refit(run)
     except InputError as error:
-        assert "\n" not in str(error) and str(error).startswith(f"{file}: "), error
-        assert "delete it" in str(error) and len(str(error)) < 700
+        assert "\n" not in str(error) and str(file) in str(error), error
+        assert "delete" in str(error) and len(str(error)) < 700
 
 
 def test_a_field_of_a_monstrous_configuration_is_not_built(run):

@@ -37,6 +37,7 @@ COLUMNS = (
     Column("iou_uniform", "IoU", ".5f"),
     Column("iou_near", "near IoU", ".4f"),
     Column("bytes", "bytes", ",.0f"),
+    Column("file_bytes", "file", ",.0f"),
     Column("faces", "faces", ",.0f"),
     Column("bodies", "bodies", ",.0f"),
     Column("truth_bodies", "of the mesh", ",.0f"),

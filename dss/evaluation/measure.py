@@ -1,5 +1,6 @@
 """Finished runs, and mesh files, against their truth: what eval.py and eval_ssim.py print."""
 
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -7,6 +8,7 @@ from typing import Any
 import torch
 import trimesh
 
+from dss.codec.pack import decode_field, parts_of
 from dss.errors import InputError
 from dss.evaluation import geometry, photo_geometry, photos, protocols, renders
 from dss.evaluation.geometry import evaluate, evaluate_cloud, load_prediction, shape_of
@@ -19,10 +21,11 @@ from dss.geometry.mesh import Mesh, load_mesh
 from dss.geometry.similarity import Similarity
 from dss.progress import Progress, silent, tracked
 from dss.rendering.cameras import PAPER_SIZE, PAPER_VIEWS
-from dss.run import PhotoRun, Run
-from dss.tables import mean_of
+from dss.run import CodedRun, PhotoRun, Run
+from dss.tables import mean_of, write_json
 
 COLUMNS = (*photo_geometry.COLUMNS, *geometry.COLUMNS)
+DECODINGS = 3  # of a coded field; the fastest counts
 PICTURE_COLUMNS = tuple(
     {
         column.key: column for module in (protocols, renders, photos) for column in module.COLUMNS
@@ -46,7 +49,9 @@ def measure_run(run: Run, data: str | None = None, resolution: int = 256) -> Mea
 
     After a fit to a point cloud, `data` may name the true mesh; else the mesh is compared with the
     points. A surface from photos is compared with the scene's mesh or with `data`, see
-    `measure_geometry`; where there is neither, what is known of it is its own shape.
+    `measure_geometry`; where there is neither, what is known of it is its own shape. Of a coded
+    field, `file_parts` has the bytes of its file by part, and `decode_ms` the milliseconds that it
+    takes to be read.
     """
     mesh = run.surface(resolution)
     if isinstance(run, PhotoRun):
@@ -57,7 +62,33 @@ def measure_run(run: Run, data: str | None = None, resolution: int = 256) -> Mea
         metrics = evaluate(mesh, truth, run.file, run.field, run.field.device)
     else:
         metrics = evaluate_cloud(mesh, truth, run.field)
+    if run.file.suffix == ".dss":
+        metrics |= coded_facts(run.file, run.field)
     return Measured(mesh, truth.similarity, metrics)
+
+
+def save_metrics(run: Run, metrics: dict[str, Any]) -> tuple[Path, bool]:
+    """Write a run's metrics to its eval.json. Returns the path, and whether it could be written; of
+    a .dss file, beside which nothing is written, its own."""
+    if isinstance(run, CodedRun):
+        return run.file, True
+    path = run.folder / "eval.json"
+    try:
+        write_json(path, metrics)
+    except InputError:
+        return path, False
+    return path, True
+
+
+def coded_facts(path: Path, field: Field) -> dict[str, float | dict[str, int]]:
+    """What `measure_run` tells of a field's .dss file."""
+    data, seconds = path.read_bytes(), []
+    for _ in range(DECODINGS):
+        start = time.perf_counter()
+        decode_field(data, str(path))
+        seconds.append(time.perf_counter() - start)
+    parts = parts_of(data, field)
+    return {"file_bytes": len(data), "file_parts": parts, "decode_ms": 1000 * min(seconds)}
 
 
 def measure_file(

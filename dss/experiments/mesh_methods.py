@@ -8,21 +8,22 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 import trimesh
 
 from dss import ops, pipeline
 from dss.config import read_yaml
 from dss.errors import InputError
-from dss.evaluation.geometry import evaluate
+from dss.evaluation.geometry import SPREAD, evaluate
 from dss.evaluation.measure import measure_pictures
-from dss.evaluation.mesh_codecs import load_draco, save_draco, simplify
+from dss.evaluation.mesh_codecs import load_draco, refined, save_draco, simplify, tuned
 from dss.evaluation.protocols import PROTOCOLS, centred_cameras
 from dss.experiments.compare import EvalSettings, Row
 from dss.fields import Field
 from dss.fitting.fit import samples_seen
 from dss.geometry.distance import MeshDistance
-from dss.geometry.mesh import Mesh, load_mesh
+from dss.geometry.mesh import Mesh, load_mesh, surface_samples
 from dss.registry import CONFIGS, load_config
 from dss.rendering.cameras import Camera
 from dss.rendering.hit_rules import is_compiled, trace_fastest
@@ -32,7 +33,7 @@ from dss.run import load_samples
 from dss.tables import Column
 
 KIB = 1 / 1024
-WARM_UP = 32  # pixels per side of the frame before the one that is timed
+WARM_UP = 32  # pixels per side of a frame, or points, before what is timed
 COLUMNS = (
     Column("bytes", "KiB", ".1f", KIB),
     Column("file_bytes", "file KiB", ".1f", KIB),
@@ -56,7 +57,10 @@ COLUMNS = (
     Column("rounding", "16-bit depth error", ".1e"),
     Column("eager_ms", "eager ms", ".0f"),
     Column("eager_queries", "queries / ray, eager", ".2f"),
+    Column("resident_bytes", "resident KiB", ".1f", KIB),
+    Column("query_us", "query us", ".2f"),
 )
+QUERIES = 1 << 16  # points near the surface, of a time
 
 
 @dataclass(frozen=True)
@@ -98,7 +102,11 @@ class MeshMethod(ABC):
                 f"ssim_{protocol.name}": mean["ssim_white"],
                 f"mask_iou_{protocol.name}": mean["mask_iou"],
             }
-        return row | frame_times(ours, settings.size)
+        return row | {
+            "resident_bytes": resident_bytes(ours),
+            "query_us": query_us(ours, truth),
+            **frame_times(ours, settings.size),
+        }
 
 
 @dataclass(frozen=True)
@@ -119,6 +127,8 @@ class Fitted(MeshMethod):
             # anew: the file of an earlier version counts those held out
             "samples": samples_seen(config, load_samples(folder)[2]),
         }
+        if run.file.suffix == ".dss":  # a coded field is stored as that, not in float32
+            facts["bytes"] = run.file.stat().st_size
         return Output(run.field, run.file, facts)
 
 
@@ -140,6 +150,24 @@ class Draco(MeshMethod):
         if self.share < 1:
             mesh = simplify(mesh, round(self.share * len(mesh.faces)))
         save_draco(mesh, file, self.bits)
+        return Output(load_draco(file), file, {"fit_seconds": time.process_time() - start})
+
+
+@dataclass(frozen=True)
+class TunedDraco(MeshMethod):
+    """The best that quadric edge collapse and Draco do in a number of bytes; `refined` with the
+    vertices moved to fit the surface before they are coded."""
+
+    name: str
+    size: int
+    refined: bool = False
+
+    def make(self, path: Path, truth: Mesh, folder: Path, device: torch.device) -> Output:
+        file, start = folder / "mesh.drc", time.process_time()
+        mesh, bits = tuned(trimesh.Trimesh(truth.vertices, truth.faces, process=False), self.size)
+        if self.refined:
+            mesh = refined(mesh, MeshDistance(truth.vertices, truth.faces))
+        save_draco(mesh, file, bits)
         return Output(load_draco(file), file, {"fit_seconds": time.process_time() - start})
 
 
@@ -199,33 +227,52 @@ def frame_times(ours: Field | MeshDistance, size: int) -> Row:
     it is, and of a mesh by ray casting; `eager_ms` of every field, in plain torch. Beside them the
     network's queries per ray, and the error of compiled depths where they come from products of 16
     bits. A field's tracer is its own, else the common one."""
+    device = ours.device
+
+    def trace(pixels: int) -> Hits:
+        return trace_fastest(ours, *_camera(pixels).rays(device=device))
+
     if isinstance(ours, MeshDistance):
-        timed = _timed(lambda camera: render_mesh(ours, camera, "faces"), size, ours.device)[0]
-        return {"frame_ms": timed}
+        cast = lambda pixels: render_mesh(ours, _camera(pixels), "faces")  # noqa: E731
+        return {"frame_ms": _timed(cast, size, device)[0]}
     row = {}
-
-    def trace(camera: Camera) -> Hits:
-        return trace_fastest(ours, *camera.rays(device=ours.device))
-
     if is_compiled(ours):
-        row["frame_ms"], hits = _timed(trace, size, ours.device)
+        row["frame_ms"], hits = _timed(trace, size, device)
         row["queries"] = float(hits.steps.float().mean())
-        (camera,) = centred_cameras(size, 1)
-        row |= rounding(ours, *camera.rays(device=ours.device))
+        row |= rounding(ours, *_camera(size).rays(device=device))
     with ops.eager():
-        row["eager_ms"], hits = _timed(trace, size, ours.device)
+        row["eager_ms"], hits = _timed(trace, size, device)
     return row | {"eager_queries": float(hits.steps.float().mean())}
 
 
-def _timed(
-    draw: Callable[[Camera], object], size: int, device: torch.device
-) -> tuple[float, object]:
-    """Milliseconds of a frame after a small one that warms up, and what `draw` returns."""
+def _camera(pixels: int) -> Camera:
+    return centred_cameras(pixels, 1)[0]
+
+
+def query_us(ours: Field | MeshDistance, truth: Mesh) -> float:
+    """The microseconds of one signed distance, of many near the true surface."""
+    points, _ = surface_samples(truth.vertices, truth.faces, QUERIES, 0)
+    points += np.random.default_rng(0).normal(0, SPREAD, points.shape)
+    tensor = torch.from_numpy(points.astype(np.float32)).to(ours.device)
+    return 1000 * _timed(lambda count: ours.sdf(tensor[:count]), QUERIES, ours.device)[0] / QUERIES
+
+
+def resident_bytes(ours: Field | MeshDistance) -> int:
+    """What must be in memory to answer a signed distance: of a field its numbers and the tree of
+    its shell; of a mesh its vertices and faces in 12 bytes each, and a binary tree of boxes in 24
+    bytes per node, with a face in each leaf."""
+    if isinstance(ours, MeshDistance):
+        return 12 * len(ours.vertices) + 12 * len(ours.faces) + 24 * (2 * len(ours.faces) - 1)
+    tree = 0 if ours.shell is None else ours.shell.packed.tree.nbytes
+    return sum(ours.storage().values()) + tree
+
+
+def _timed(work: Callable[[int], object], size: int, device: torch.device) -> tuple[float, object]:
+    """Milliseconds of `work(size)`, after a small one that warms up, and what it returns."""
     clock = time.perf_counter if device.type == "cuda" else time.process_time
-    for pixels in (WARM_UP, size):
-        (camera,) = centred_cameras(pixels, 1)
+    for value in (WARM_UP, size):
         start = clock()
-        result = draw(camera)
+        result = work(value)
         if device.type == "cuda":
             torch.cuda.synchronize()
     return 1000 * (clock() - start), result

@@ -2,6 +2,7 @@
 
 import itertools
 import math
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
 
 STYLES = {  # marker and colour of each kind of method
     "fields": ("o", "tab:blue"),
+    "coded fields": ("D", "tab:green"),
     "published": ("*", "tab:gray"),
     "mesh codecs": ("s", "tab:orange"),
 }
@@ -24,7 +26,7 @@ REACHES, DIRECTIONS = range(6, 150, 6), 16  # where a label is tried: points off
 
 def plot_rate_distortion(out: Path, rows: dict[str, Row], settings: EvalSettings) -> Path:
     """rate_distortion.png (returned) and .svg in `out`: bytes against the surface's error and
-    against SSIM.
+    against SSIM. Rows whose names differ in numbers only are joined.
 
     The axes say how was measured. The ground truth, which has no error, is left out.
     """
@@ -41,14 +43,17 @@ def plot_rate_distortion(out: Path, rows: dict[str, Row], settings: EvalSettings
         ("ssim_paper", f"1 - SSIM of normal maps; {views}", lambda value: 1 - value),
     )
     for axis, (key, label, error) in zip(axes, panels, strict=True):
-        points = {
-            name: (row["bytes"] / 1024, error(row[key]))
-            for name, row in rows.items()
-            if key in row and not name.startswith("ground truth")
-        }
+        points, curves = {}, {}
+        for name, row in rows.items():
+            if key in row and not name.startswith("ground truth"):
+                points[name] = (row["bytes"] / 1024, error(row[key]))
+                curves.setdefault((re.sub(r"\d+", "", name), _kind(name)), []).append(points[name])
         for name, point in points.items():
             marker, colour = STYLES[_kind(name)]
             axis.scatter(*point, marker=marker, color=colour)
+        for (_, kind), curve in curves.items():
+            line = zip(*sorted(curve), strict=True)
+            axis.plot(*line, color=STYLES[kind][1], linewidth=0.8, alpha=0.6)
         axis.set(xscale="log", yscale="log" if points else "linear", xlabel="KiB", ylabel=label)
         axis.margins(0.1)
         axis.grid(True, which="both", alpha=0.2)
@@ -104,4 +109,6 @@ def label_box(label: "Annotation") -> "Bbox":
 def _kind(name: str) -> str:
     if name.endswith("published"):
         return "published"
-    return "mesh codecs" if "Draco" in name else "fields"
+    if "Draco" in name:
+        return "mesh codecs"
+    return "coded fields" if "compact" in name or "coded" in name else "fields"

@@ -60,10 +60,16 @@ class Field(nn.Module, ABC):
     # what docs/method.md, section 9, calls the rule by which its own tracer, `trace`, hits, as the
     # method's authors published it; empty: it has none, and is traced like any other field
     hit_rule: ClassVar[str] = ""
+    # first words of the names of parameters (n, d) that are n vectors; when they are coded, each of
+    # their d dimensions has its own step
+    latent_keys: ClassVar[tuple[str, ...]] = ("latents",)
 
     def __init__(self, shell: DualShell | None = None, owner_rule: str = "relative"):
         super().__init__()
         self.shell, self.owner_rule = shell, owner_rule
+        # Of a field that was fitted to be coded: its parameters are integers times these steps,
+        # float32 (1,), or (d,) of latents of dimension d.
+        self.code_steps: dict[str, Tensor] | None = None
 
     @classmethod
     def build_geometry(

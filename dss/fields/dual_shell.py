@@ -77,10 +77,12 @@ class DualShellField(Field):
         cls, mesh: "Mesh", distance: "MeshDistance", config: "MeshConfig"
     ) -> Geometry:
         """The dual shell of the configured key spheres, its enclosure certified for every
-        triangle."""
+        triangle. That of a field to be coded is of a lattice."""
         from dss.shell.configured import dual_shell
+        from dss.shell.lattice import Lattice
 
-        return dual_shell(mesh, distance, config.spheres, config.seed).geometry
+        lattice = Lattice.of(config)
+        return dual_shell(mesh, distance, config.spheres, config.seed, lattice).geometry
 
     def forward(self, points: Tensor, owner: Tensor | None = None) -> Tensor:
         if owner is None:

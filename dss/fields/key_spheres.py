@@ -96,18 +96,20 @@ class KeySpheresField(Field):
         cls, mesh: "Mesh", distance: "MeshDistance", config: "MeshConfig"
     ) -> dict[str, Tensor]:
         """The key spheres: of the text file, or as the section `spheres` says. Radii are distances
-        anew: the text file's are off by up to a voxel."""
+        anew: the text file's are off by up to a voxel. Those of a field to be coded are of a
+        lattice."""
         from dss.shell.configured import key_spheres
+        from dss.shell.lattice import Lattice
 
         if config.field.sphere_file:
             centers = read_spheres(config.field.sphere_file)[:, :3]
         else:
             centers, _ = key_spheres(distance, config.spheres, config.seed)
-        return {
-            "spheres": torch.from_numpy(
-                np.column_stack([centers, distance.sdf(centers)]).astype(np.float32)
-            )
-        }
+        sdf = distance.sdf(centers)
+        if lattice := Lattice.of(config):
+            balls = lattice.balls(distance, centers)
+            centers, sdf = balls[:, :3], -balls[:, 3]
+        return {"spheres": torch.from_numpy(np.column_stack([centers, sdf]).astype(np.float32))}
 
     def forward(self, points: Tensor, owner: Tensor | None = None) -> Tensor:
         return self._answer(points, self._blend(points))

@@ -58,6 +58,7 @@ class NglodField(Field):
     samplings = ("importance", "near")
     geometry_keys = ("octree", "solid", "extent")
     hit_rule = "octree"
+    latent_keys = ("features",)
 
     def __init__(self, settings: NglodSettings, geometry: Geometry):
         super().__init__()

@@ -6,7 +6,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.func import functional_call
 
 from dss.checkpoint import (
     MISFITS,
@@ -19,6 +20,7 @@ from dss.checkpoint import (
     save_tensors,
     with_prefix,
 )
+from dss.codec.quantise import Quantiser
 from dss.config import FitSettings, MeshConfig
 from dss.errors import InputError
 from dss.fields import Field, build
@@ -69,6 +71,18 @@ def samples_seen(config: MeshConfig, rounds: list[Samples]) -> int:
     return sum(len(parts.at(epoch)[0]) for epoch in range(config.fit.epochs))
 
 
+class _Objective(nn.Module):
+    """A field's loss as the `forward` of a module, so that it can be asked with other
+    parameters."""
+
+    def __init__(self, field: Field):
+        super().__init__()
+        self.field = field
+
+    def forward(self, samples: Samples, error: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
+        return self.field.loss(samples, error)
+
+
 class Training:
     """A field with its optimisers and schedule, at some epoch of some attempt: all that a
     checkpoint holds."""
@@ -83,6 +97,11 @@ class Training:
         self.best, self.least = {}, math.inf
         self.field = build(config.field, geometry).to(device)
         self.optimizers = make_optimizers(self.field, config.fit)
+        self.objective = _Objective(self.field)
+        self.quantiser = None  # of a field that is to be coded
+        if config.fit.rate_weight:
+            self.quantiser = Quantiser(self.field, config).to(device)
+            self.optimizers.append(_quantiser_optimizer(self.quantiser, config))
         self.plateau = torch.optim.lr_scheduler.ReduceLROnPlateau(
             self.optimizers[0],
             factor=config.fit.plateau_factor,
@@ -103,11 +122,12 @@ class Training:
         self.field.train()
         torch.manual_seed(seed)  # for dropout, so that a resumed fit draws the same
         for step, batch in enumerate(batches):
+            progress = (self.epoch + step / len(batches)) / self.config.epochs
             if self.config.schedule in SCHEDULES:
-                progress = (self.epoch + step / len(batches)) / self.config.epochs
                 self._set_lr(SCHEDULES[self.config.schedule](progress) * self.config.lr)
-            loss = self._loss(samples[batch])
-            self.field.zero_grad()
+            for optimizer in self.optimizers:
+                optimizer.zero_grad()
+            loss = self._loss(samples[batch], progress)
             loss.backward()
             for optimizer in self.optimizers:
                 optimizer.step()
@@ -143,7 +163,8 @@ class Training:
         """The mean error on the samples held out, whether the field has both signs there, and the
         value that `fit.monitor` names."""
         chunks = zip(holdout.points.split(CHUNK), holdout.owner.split(CHUNK), strict=True)
-        predicted = torch.cat([self.field(*chunk) for chunk in chunks])
+        values, bits = self._quantised(self.epoch / self.config.epochs)
+        predicted = torch.cat([functional_call(self.field, values, chunk) for chunk in chunks])
         error = (predicted - holdout.sdf).abs().mean().item()
         monitored = {
             "error": error,
@@ -151,12 +172,21 @@ class Training:
             "training_loss": training_loss,
         }[self.config.monitor]
         crossing = bool((predicted < 0).any() and (predicted > 0).any())
-        return {"error": error, "monitored": monitored, "crossing": crossing}
+        scalars = {"error": error, "monitored": monitored, "crossing": crossing}
+        return scalars if bits is None else scalars | {"kib": bits.item() / 8192}
 
-    def _loss(self, samples: Samples) -> Tensor:
+    def _loss(self, samples: Samples, progress: float) -> Tensor:
+        values, bits = self._quantised(progress)
         mixed = self.config.mixed_precision and self.device.type == "cuda"
         with torch.autocast(self.device.type, torch.bfloat16, enabled=mixed):
-            return self.field.loss(samples, self._error)
+            loss = functional_call(
+                self.objective, with_prefix("field", values), (samples, self._error)
+            )
+        return loss + self.quantiser.weight(progress) * bits if self.quantiser else loss
+
+    def _quantised(self, progress: float) -> tuple[dict[str, Tensor], Tensor | None]:
+        """The parameters by name where they are not the field's own, and their bits."""
+        return self.quantiser(self.field, progress) if self.quantiser else ({}, None)
 
     def _error(self, predicted: Tensor, true: Tensor) -> Tensor:
         return mean_error(predicted, true, self.config.loss, self.config.band)
@@ -170,6 +200,8 @@ class Training:
         """Write the resumable state: parameters, those of the best epoch, the optimisers' moments,
         schedule, epoch and attempt."""
         tensors = with_prefix("field", self.field.state_dict()) | with_prefix("best", self.best)
+        if self.quantiser:
+            tensors |= with_prefix("quantiser", self.quantiser.state_dict())
         for number, optimizer in enumerate(self.optimizers):
             tensors |= with_prefix(f"optimizer.{number}", optimizer_tensors(optimizer))
         about = {
@@ -207,6 +239,10 @@ class Training:
             for state in (best or part(tensors, "field"), part(tensors, "field")):
                 check_tensors(training.field, state)
                 training.field.load_state_dict(state)
+            if training.quantiser:
+                state = part(tensors, "quantiser")
+                check_tensors(training.quantiser, state)
+                training.quantiser.load_state_dict(state)
             for number, optimizer in enumerate(training.optimizers):
                 restore_optimizer(optimizer, part(tensors, f"optimizer.{number}"))
             training.plateau.load_state_dict(plateau)
@@ -234,6 +270,8 @@ def fit(
     with the best of `fit.starts` initialisations. Starts afresh, at most `fit.restarts` times,
     after a loss that is not finite or where the field has one sign on all held-out samples; then
     raises InputError. Returns the field of the last epoch or of the best, as `fit.keep` says.
+
+    With a `fit.rate_weight`, the field ends with parameters that are multiples of its `code_steps`.
     """
     settings, parts = config.fit, Rounds(config, rounds, device)
     if state_path.is_file():
@@ -257,7 +295,10 @@ def fit(
                     "lower fit.lr"
                 )
             training = Training(config, geometry, device, attempt)
-    return training.kept()
+    field = training.kept()
+    if training.quantiser:
+        training.quantiser.finish(field)
+    return field
 
 
 def _best_start(
@@ -299,6 +340,12 @@ def make_optimizers(field: Field, settings: FitSettings) -> list[torch.optim.Opt
         muon_options = {"weight_decay": 0.0, "adjust_lr_fn": "match_rms_adamw"}
         result.append(torch.optim.Muon([group], settings.lr, **muon_options))
     return result
+
+
+def _quantiser_optimizer(quantiser: Quantiser, config: MeshConfig) -> torch.optim.Optimizer:
+    lr = config.fit.lr * config.codec.lr_ratio
+    group = {"params": list(quantiser.parameters()), "ratio": config.codec.lr_ratio, "lr": lr}
+    return torch.optim.AdamW([group], weight_decay=0.0, fused=True)
 
 
 def split(

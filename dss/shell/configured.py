@@ -11,6 +11,7 @@ from dss.shell.cover import cover
 from dss.shell.dual_shell import DualShell
 from dss.shell.farthest import farthest
 from dss.shell.io import read_h5, read_inner
+from dss.shell.lattice import Lattice
 
 
 def key_spheres(
@@ -21,20 +22,43 @@ def key_spheres(
         case "farthest":
             return farthest(distance, settings.count, settings.resolution)
         case "cover":
-            return cover(distance, settings.count, seed)
+            return cover(distance, settings.count, seed)[:2]
         case "file":
             return read_inner(_named(settings, "inner"))
 
 
 def dual_shell(
-    mesh: Mesh, distance: MeshDistance, settings: SpheresSettings, seed: int
+    mesh: Mesh,
+    distance: MeshDistance,
+    settings: SpheresSettings,
+    seed: int,
+    lattice: Lattice | None = None,
 ) -> DualShell:
     """The dual shell, its enclosure certified for every triangle; one that is given must be of this
-    mesh. Raises InputError."""
+    mesh. With a lattice it is of that, and certified as it is decoded. Raises InputError."""
     if settings.method == "file":
-        return _given(mesh, distance, settings)
-    spheres = key_spheres(distance, settings, seed)
-    return build_shell(mesh.vertices, mesh.faces, *spheres, seed=seed)
+        shell = _given(mesh, distance, settings)
+    else:
+        spheres = _placed(distance, settings, seed, lattice)
+        shell = build_shell(mesh.vertices, mesh.faces, *spheres, seed=seed)
+    if lattice:
+        shell = lattice.enclosing(shell)
+        if leak := certify(mesh.vertices, mesh.faces, shell):
+            raise RuntimeError(f"the coded shell leaks by {leak:.1e}")
+    return shell
+
+
+def _placed(
+    distance: MeshDistance, settings: SpheresSettings, seed: int, lattice: Lattice | None
+) -> tuple[np.ndarray, ...]:
+    """Centres, inner radii and, of a cover, outer radii; with a lattice, of that."""
+    if settings.method == "cover":
+        return cover(distance, settings.count, seed, lattice)
+    centers, radii = key_spheres(distance, settings, seed)
+    if lattice is None:
+        return centers, radii
+    balls = lattice.balls(distance, centers)
+    return balls[:, :3], balls[:, 3]
 
 
 def _given(mesh: Mesh, distance: MeshDistance, settings: SpheresSettings) -> DualShell:

@@ -17,6 +17,7 @@ from dss.errors import InputError
 from dss.geometry.distance import MeshDistance
 from dss.geometry.mesh import surface_samples
 from dss.shell.certify import nearest_sphere
+from dss.shell.lattice import Lattice
 
 COARSE = 120  # samples per ball for insertion and Lloyd's iteration
 MIN_COARSE, MAX_COARSE = 20_000, 100_000  # of these in all
@@ -32,12 +33,13 @@ DESCENTS = 20  # rounds of the descent
 
 
 def cover(
-    distance: MeshDistance, count: int, seed: int = 0
+    distance: MeshDistance, count: int, seed: int = 0, lattice: Lattice | None = None
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Centres (S, 3), inner radii (S,) and outer radii (S,), float64, of a thin shell.
 
     The ball with the largest share of the surface comes first. The outer balls hold dense surface
-    samples; `build_shell` certifies and completes them. Raises InputError where the solid is too
+    samples; `build_shell` certifies and completes them. With a lattice, centres and inner radii are
+    of it; a ball that finds no place there is left out. Raises InputError where the solid is too
     thin for balls.
     """
     generator = np.random.default_rng(seed)
@@ -51,19 +53,28 @@ def cover(
     lloyd = _Lloyd(distance, samples, medial, generator)
     balls = lloyd.relocate(lloyd.settle(lloyd.insert(count), 5))
     samples, _ = surface_samples(distance.vertices, distance.faces, DENSE, seed + 1)
-    balls, outer, share = _descend(distance, samples, balls, generator)
+    if lattice:
+        balls = lattice.balls(distance, balls[:, :3])
+    balls, outer, share = _descend(distance, samples, balls, generator, lattice)
     order = np.argsort(-share, kind="stable")
-    return balls[order, :3], distance.exact(balls[order, :3]), outer[order]
+    radii = balls[order, 3] if lattice else distance.exact(balls[order, :3])
+    return balls[order, :3], radii, outer[order]
 
 
-def _balls(distance: MeshDistance, centers: np.ndarray) -> np.ndarray:
-    """The largest balls (..., 4) inside the solid at centers (..., 3).
+def _balls(
+    distance: MeshDistance, centers: np.ndarray, lattice: Lattice | None = None
+) -> np.ndarray:
+    """The largest balls (..., 4) inside the solid at centers (..., 3), moved to the lattice where
+    there is one.
 
     Outside, the radius is -inf, so that no use is made of them.
     """
-    centers = centers.astype(np.float32)
+    centers = (lattice.snapped(centers) if lattice else centers).astype(np.float32)
     radii = -distance.sdf(centers.reshape(-1, 3)).reshape(centers.shape[:-1])
-    radii = np.where(radii > MIN_RADIUS, radii, -np.inf)
+    usable = radii > MIN_RADIUS
+    if lattice:
+        radii = lattice.radii(np.maximum(lattice.radius_codes(radii), 0))
+    radii = np.where(usable, radii, -np.inf)
     return np.concatenate([centers, radii[..., None]], -1, dtype=np.float64)
 
 
@@ -310,7 +321,11 @@ def _halves(points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _descend(
-    distance: MeshDistance, samples: np.ndarray, balls: np.ndarray, generator: np.random.Generator
+    distance: MeshDistance,
+    samples: np.ndarray,
+    balls: np.ndarray,
+    generator: np.random.Generator,
+    lattice: Lattice | None,
 ) -> tuple[np.ndarray, ...]:
     """Balls (S, 4), outer radii (S,) that hold all samples, and shares (S,) of the samples.
 
@@ -326,7 +341,7 @@ def _descend(
     scale = np.full(len(balls), 0.5)
     for _ in range(DESCENTS):
         thickness = outer - balls[:, 3]
-        trials = _balls(distance, _moved(balls, scale * thickness, generator))
+        trials = _balls(distance, _moved(balls, scale * thickness, generator), lattice)
         trials = np.concatenate([balls[:, None], trials], 1)
         for index in np.argsort(-thickness):
             alone = samples[held[index][times[held[index]] == 1]]

@@ -6,7 +6,16 @@ import pytest
 from scipy.spatial import cKDTree
 
 from dss.errors import InputError
-from dss.evaluation.mesh_codecs import load_draco, save_draco, simplify
+from dss.evaluation import mesh_codecs
+from dss.evaluation.mesh_codecs import (
+    draco,
+    load_draco,
+    refined,
+    save_draco,
+    simplify,
+    surface_error,
+    tuned,
+)
 from dss.geometry.distance import MeshDistance
 
 
@@ -40,6 +49,32 @@ def test_more_bits_and_more_faces_take_more_bytes(ball, tmp_path):
         return (tmp_path / "x.drc").stat().st_size
 
     assert weight(500, 8) < weight(500, 12) < weight(2000, 12)
+
+
+@pytest.fixture
+def fewer(monkeypatch):
+    monkeypatch.setattr(mesh_codecs, "SAMPLES", 5000)
+    monkeypatch.setattr(mesh_codecs, "TUNED_BITS", (8, 10, 14))
+
+
+@pytest.mark.parametrize("size", [600, 1200])
+def test_the_tuned_control_has_the_size_and_beats_others_of_it(ball, fewer, size):
+    truth = MeshDistance(ball.vertices, ball.faces)
+    mesh, bits = tuned(ball, size)
+    assert len(draco(mesh, bits)) == pytest.approx(size, rel=0.03)
+    error = surface_error(mesh, truth)
+    for other in {8, 10, 14} - {bits}:
+        faces = round(len(mesh.faces) * size / len(draco(mesh, other)))
+        decoded = mesh_codecs._decoded(draco(simplify(ball, faces, 0.1), other))
+        assert error < surface_error(decoded, truth)
+
+
+def test_refined_vertices_are_nearer_to_the_surface(ball, fewer):
+    truth = MeshDistance(ball.vertices, ball.faces)
+    few = simplify(ball, 200)
+    moved = refined(few, truth)
+    assert np.array_equal(moved.faces, few.faces) and moved.is_watertight
+    assert surface_error(moved, truth) < 0.7 * surface_error(few, truth)
 
 
 @pytest.mark.parametrize("content", [None, b"", b"not Draco", "cut"])

@@ -7,7 +7,15 @@ import torch
 
 from dss.errors import InputError
 from dss.experiments.compare import EvalSettings, measure
-from dss.experiments.mesh_methods import Draco, Fitted, find, frame_times
+from dss.experiments.mesh_methods import (
+    Draco,
+    Fitted,
+    TunedDraco,
+    find,
+    frame_times,
+    query_us,
+    resident_bytes,
+)
 from dss.fields import build
 from dss.fields.neural_implicit import NeuralImplicitSettings
 from dss.geometry.distance import MeshDistance
@@ -35,6 +43,33 @@ def test_a_frame_is_timed_like_with_like(ball_run, box):
     row = frame_times(shelled, 16)
     assert row.keys() == compiled | eager and min(row.values()) > 0
     assert frame_times(plain, 16).keys() == eager and frame_times(mesh, 16).keys() == {"frame_ms"}
+
+
+@pytest.mark.parametrize("refined", [False, True])
+def test_the_tuned_control(tmp_path, ball, fewer_points, cache, monkeypatch, refined):
+    monkeypatch.setattr("dss.evaluation.mesh_codecs.SAMPLES", 2000)
+    monkeypatch.setattr("dss.evaluation.mesh_codecs.TUNED_BITS", (10,))
+    ball.export(tmp_path / "ball.ply")
+    settings = EvalSettings(resolution=32, views=1, size=32)
+    entry = TunedDraco("tuned", 800, refined)
+    row = measure(entry, tmp_path / "ball.ply", tmp_path / "tuned", settings, CPU)
+    assert row["bytes"] == row["file_bytes"] == pytest.approx(800, rel=0.1)
+    faces = row["faces"]
+    assert row["resident_bytes"] == 12 * (faces / 2 + 2) + 12 * faces + 24 * (2 * faces - 1)
+    assert row["query_us"] > 0
+
+
+def test_a_coded_field_has_the_bytes_of_its_file(tmp_path, ball, fewer_points, cache):
+    ball.export(tmp_path / "ball.ply")
+    small = ("spheres.count=8", "samples.count=4000", "fit.epochs=10", "fit.resample=10")
+    entry, folder = Fitted("small", "compact_4k", small), tmp_path / "small"
+    settings = EvalSettings(resolution=32, views=1, size=32)
+    row = measure(entry, tmp_path / "ball.ply", folder, settings, CPU)
+    stored = (folder / "field.dss").stat().st_size
+    assert row["bytes"] == row["file_bytes"] == stored
+    field = open_run(folder).field
+    assert row["resident_bytes"] == resident_bytes(field) > 4 * row["parameters"] > stored
+    assert query_us(field, load_mesh(tmp_path / "ball.ply")) > 0
 
 
 def test_data_is_a_file_or_a_name_in_the_folder_of_data_sets(tmp_path, monkeypatch):

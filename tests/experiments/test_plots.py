@@ -57,3 +57,13 @@ def test_labels_cover_neither_each_other_nor_a_marker():
         assert axis.bbox.x0 <= box.x0 and box.x1 <= axis.bbox.x1
         for point in axis.transData.transform(list(points.values())):
             assert not box.contains(*point)
+
+
+def test_rows_of_different_numbers_are_a_curve(tmp_path):
+    def lines(rows: dict) -> int:
+        plot_rate_distortion(tmp_path, rows, EvalSettings())
+        return (tmp_path / "rate_distortion.svg").read_text().count("stroke-opacity: 0.6")
+
+    row = {"surface_mean": 1e-4, "ssim_paper": 0.98}
+    curve = {f"compact_{size}k": row | {"bytes": 1024.0 * size} for size in (4, 8, 16)}
+    assert lines(curve) == 2 and lines(curve | {"fast": row | {"bytes": 1e5}}) == 2 + 2

@@ -7,6 +7,7 @@ import os
 import shutil
 import tempfile
 import zipfile
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -292,6 +293,13 @@ CHOICES = {
     "fit.starts": (1, 2),
     "fit.restarts": (0, 1),
     "fit.weight_decay": (0, 1e12),
+    "fit.rate_weight": (1e-300, 1e-8, 1, 1e12),
+    "codec.center_bits": (1, 2, 16),
+    "codec.radius_bits": (0, 10),
+    "codec.thickness_bits": (0, 10),
+    "codec.noise_from": (0, 0.5, 1),
+    "codec.round_from": (0, 0.5, 1),
+    "codec.lr_ratio": (1e-300, 1e12),
     "seed": (0, 10**12),
 }
 
@@ -378,6 +386,57 @@ def runs(draw) -> Case:
 
     check = {"train": same_field, "eval": same_metrics}.get(script, lambda folder: "")
     return Case("run", f"{script}, {name}: {what} {damage.__name__}", write, "either", check)
+
+
+# Coded fields
+
+
+@functools.cache
+def coded_field() -> bytes:
+    """The .dss file of the finished run."""
+    from dss.run import open_run
+
+    return open_run(finished_run()[0] / "run").packed()
+
+
+def signed(content: bytes) -> bytes:
+    """The same content, with the checksum that it has to have."""
+    return content[:-4] + zlib.crc32(content[:-4]).to_bytes(4, "little")
+
+
+@st.composite
+def coded_fields(draw) -> Case:
+    """Damage that a checksum tells, and damage behind a right one."""
+    kinds = ("plain", "damage", "damage", "signed", "signed", "signed", "pipe", "device", "folder")
+    what, damage = draw(st.sampled_from(kinds)), draw(damages())
+    script = draw(st.sampled_from(("eval", "eval", "render")))
+    whole = coded_field()
+    content = damage(whole) if what in ("damage", "signed") else whole
+    changed = content != whole
+    if what == "signed":
+        content = signed(content)
+
+    def write(folder: Path) -> list[str]:
+        trimesh.creation.box((3, 2, 1)).export(folder / "mesh.ply")
+        path = folder / "field.dss"
+        match what:
+            case "pipe":
+                os.mkfifo(path)
+            case "device":
+                path.symlink_to("/dev/zero")
+            case "folder":
+                path.mkdir()
+            case _:
+                path.write_bytes(content)
+        return {
+            "eval": ["eval", "field.dss", "--mesh", "mesh.ply", "--resolution", "16"],
+            "render": ["render", "field.dss", "--views", "1", "--size", "16"],
+        }[script]
+
+    refused = what in ("pipe", "device", "folder") or (what == "damage" and changed)
+    expected = "refuse" if refused else "either" if what == "signed" else "accept"
+    odd = damage.__name__ if what in ("damage", "signed") else ""
+    return Case("coded field", f"{script}, {what} {odd}", write, expected)
 
 
 # Point clouds
@@ -673,6 +732,7 @@ CASES = st.one_of(
     combinations(),
     runs(),
     runs(),
+    coded_fields(),
     clouds(),
     scenes(),
     imports(),

@@ -50,7 +50,7 @@ QUICK = {
 class Case:
     """Files and the command that meets them."""
 
-    kind: str  # mesh, configuration, run, cloud, scene or weights
+    kind: str  # mesh, configuration, run, coded field, cloud, scene or weights
     what: str  # is odd about it, for the report
     write: Callable[[Path], list[str]]  # into a folder; returns the command line, script first
     # what the command must do; `either` where odd bytes may still be a valid file

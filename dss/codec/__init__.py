@@ -1,0 +1,1 @@
+"""Fields as few bytes: quantised parameters, integer probability tables, one file."""
