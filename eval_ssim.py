@@ -50,14 +50,13 @@ def main() -> None:
     if args.truth_mesh:
         cli.refuse(args, "meshes", "split", "every", "by", "truth")
         out, truth = args.out or Path("ssim", Path(args.data).stem), load_mesh(args.truth_mesh)
-        ours = measure.decoded(args.data, truth, device)
-        result = measure.measure_pictures(ours, truth, out / "ssim", progress=terminal, **around)
+        inputs = measure.decoded(args.data, truth, device), truth, out / "ssim"
+        result = measure.measure_pictures(*inputs, progress=terminal, **around)
         rows |= measure.protocol_means(args.data, result)
         write_json(out / "ssim.json", result)
     for path in args.run:
-        own = Path("ssim", path.stem) if is_coded(path) else path
-        run, out = open_run(path, device), args.out or own
-        if isinstance(run, MeshRun):
+        out = args.out or (Path("ssim", path.stem) if is_coded(path) else path)
+        if isinstance(run := open_run(path, device), MeshRun):
             cli.refuse(args, "runs of meshes", "split", "every", "by", "truth")
             inputs = run.field, run.load_mesh(args.data), out / "ssim"
             result = measure.measure_pictures(*inputs, progress=terminal, **around)

@@ -261,9 +261,9 @@ def test_samples_are_counted_as_the_gradient_sees_them(tmp_path, monkeypatch):
     rounds = [ball_samples(0, 1000), ball_samples(2, 500), ball_samples(4, 2000)]
     seen, loss = [], Training._loss
 
-    def counted(training, samples):
+    def counted(training, samples, progress):
         seen.append((training.attempt, len(samples)))
-        return loss(training, samples)
+        return loss(training, samples, progress)
 
     monkeypatch.setattr(Training, "_loss", counted)
     run(config, tmp_path / "state", rounds)

@@ -115,7 +115,7 @@ def test_the_authors_shells(data):
 
 
 def test_a_fit_inside_given_spheres(tmp_path, box_path, shell, files, script):
-    arguments = ["--mesh", box_path, "--out", tmp_path / "run", *TINY]
+    arguments = ["--mesh", box_path, "--out", tmp_path / "run", *TINY, "fit.rate_weight=0"]
     arguments += [f"spheres.inner={files.inner}", f"spheres.outer={files.outer}"]
     assert script("train", *arguments).code == 0
     assert equal(open_run(tmp_path / "run").field.shell, shell)
