@@ -22,7 +22,7 @@ from dss.experiments.compare import (
 )
 from dss.experiments.mesh_methods import COLUMNS, Draco, Fitted, Published, Truth, with_published
 from dss.experiments.presets import PRESETS
-from dss.tables import Column
+from dss.tables import Column, spread_of
 from scripts import compare
 
 CPU = torch.device("cpu")
@@ -97,7 +97,7 @@ def test_a_comparison_end_to_end_and_again(brief, path, tmp_path, monkeypatch, s
     )
     assert truth["chamfer_excess"] == 0 and truth["surface_max"] < 1e-9
     assert truth["ssim_paper"] == truth["ssim_surface"] == 1
-    assert small["bytes"] < small["file_bytes"] and small["samples"] == 80_000
+    assert small["bytes"] < small["file_bytes"] and small["samples"] == 79_200
     assert small["fit_seconds"] > 0 and small["frame_ms"] > 0 and small["parameters"] > 0
     assert draco["bytes"] == draco["file_bytes"]
     assert draco["surface_mean"] < 1e-3 < small["surface_mean"] < 0.1
@@ -112,7 +112,7 @@ def test_a_comparison_end_to_end_and_again(brief, path, tmp_path, monkeypatch, s
     assert (out / "rate_distortion.svg").read_text().count("Draco, 11 bits") == 2
 
     monkeypatch.setattr(mesh_methods, "evaluate", None)  # whoever measures again fails
-    monkeypatch.setattr(compare, "plot_rate_distortion", lambda out, rows: "plot")
+    monkeypatch.setattr(compare, "plot_rate_distortion", lambda *_: "plot")
     code, output, error = script(*command)
     assert code == 0, error
     assert output.splitlines()[:-1] == lines[:-1]
@@ -121,11 +121,20 @@ def test_a_comparison_end_to_end_and_again(brief, path, tmp_path, monkeypatch, s
 def test_named_methods_make_one_table_without_the_preset_s_note(
     brief, path, tmp_path, script, monkeypatch
 ):
-    monkeypatch.setattr(compare, "plot_rate_distortion", lambda out, rows: "plot")
+    monkeypatch.setattr(compare, "plot_rate_distortion", lambda *_: "plot")
     names = ["--methods", "Draco, 11 bits", "--meshes", path, "--out", tmp_path / "out"]
     code, output, error = script("scripts.compare", "--preset", "brief", *names)
     assert code == 0, error
     assert "NGLOD-2" not in output and "A note." not in output and "| ground truth" in output
+    assert "Standard deviation" not in output  # there is one mesh
+
+
+def test_the_spread_over_meshes():
+    measured = [
+        Result("fast", name, {"chamfer": value}) for name, value in (("a", 1.0), ("b", 3.0))
+    ]
+    assert means(measured) == {"fast": {"chamfer": 2.0}}
+    assert means(measured, spread_of) == {"fast": {"chamfer": pytest.approx(2**0.5)}}
 
 
 def test_what_was_measured_is_not_measured_again(tmp_path):
@@ -168,7 +177,7 @@ def test_a_method_that_fails_does_not_stop_the_others(tmp_path):
 def test_a_fit_that_fails_is_named_and_the_others_go_on(brief, path, tmp_path, monkeypatch, script):
     entries = (Fitted("small", "nglod_2", (*BRIEF, "field.lods=20")), Draco("Draco, 11 bits", 11))
     monkeypatch.setitem(PRESETS, "brief", replace(PRESETS["brief"], entries=entries))
-    monkeypatch.setattr(compare, "plot_rate_distortion", lambda out, rows: "plot")
+    monkeypatch.setattr(compare, "plot_rate_distortion", lambda *_: "plot")
     arguments = ["--preset", "brief", "--meshes", path, "--out", tmp_path / "out"]
     code, out, _ = script("scripts.compare", *arguments)
     assert code == 0 and "| Draco, 11 bits" in out and "| small" not in out
