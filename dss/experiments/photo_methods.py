@@ -21,6 +21,8 @@ from dss.evaluation import photo_geometry
 from dss.evaluation.measure import measure_run
 from dss.evaluation.photos import compare, scene_of
 from dss.experiments.compare import EvalSettings, Row
+from dss.files import is_file
+from dss.reconstruction.made_scene import MESH
 from dss.reconstruction.scene import Photo
 from dss.reconstruction.volume_rendering import render_picture
 from dss.registry import CONFIGS, load_config
@@ -86,11 +88,13 @@ class Trained:
         file = CONFIGS / f"{self.config or self.name}.yaml"
         config = load_config(file, list(self.overrides), data=str(path))
         run = pipeline.fit_run(config, folder, device)
-        photos = scene_of(run, "test", str(path), settings.every).photos
+        scene = scene_of(run, "test", str(path), settings.every)
+        photos = scene.photos
         # the first one warms up
         rows = [_measure_photo(run, photo) for photo in [photos[0], *photos]][1:]
-        geometry = measure_run(run, resolution=settings.resolution).metrics
-        facts = geometry | _facts(folder)
+        facts = _facts(folder)
+        if is_file(scene.path / MESH):
+            facts |= measure_run(run, resolution=settings.resolution).metrics
         return mean_of(rows) | {key: value for key, value in facts.items() if key in KEPT}
 
 
