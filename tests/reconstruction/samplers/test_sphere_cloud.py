@@ -7,12 +7,12 @@ from dss import ops
 from dss.config import RenderSettings
 from dss.errors import InputError
 from dss.evaluation.images import psnr
+from dss.reconstruction.samplers.guided import spread
 from dss.reconstruction.samplers.sphere_cloud import (
     NEIGHBOURS,
     SphereCloud,
     SphereCloudSettings,
     repulsion,
-    spread,
 )
 from dss.reconstruction.samplers.uniform import Uniform, UniformSettings
 from dss.reconstruction.volume_rendering import render_picture, render_rays
