@@ -56,7 +56,7 @@ def test_the_script(folder, script):
     assert json.loads((out / "one" / "eval.json").read_text()) == one.metrics
     assert one.metrics["surface_mean_to_truth"] > 0 and one.metrics["interior_share"] == 0
     assert {"mesh", "samples", "fit", "field", "measure"} <= one.stages.keys()
-    assert one.seconds == pytest.approx(sum(one.stages.values()), abs=1) > found["bad"].seconds > 0
+    assert one.seconds >= sum(one.stages.values()) - 0.1 > found["bad"].seconds > 0
     assert one.peak_memory > 1e8 and one.host and one.about.startswith("12 faces")
     assert not list((out / ".work").iterdir()) and list((out / "log").iterdir())
     with (out / "status.csv").open() as file:
