@@ -190,7 +190,8 @@ def test_photos_become_a_run(tmp_path):
     assert events[0].text.startswith("6 photos of 16x16; unit ball of radius ")
     assert events[-2].done == events[-2].total == 4
     names = {path.name for path in folder.iterdir()}
-    assert names == {"config.yaml", "model.safetensors", "training.safetensors", "log"}
+    files = {"config.yaml", "fit.json", "model.safetensors", "training.safetensors"}
+    assert names == files | {"log"}
     events.clear()
     again = fit_run(config, folder, progress=events.append)
     assert events[-1] == Event("model", 1, 1, "already trained")

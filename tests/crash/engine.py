@@ -22,6 +22,7 @@ import trimesh
 from tqdm import tqdm
 
 from dss import cli, pipeline
+from dss.checkpoint import load_tensors
 from dss.evaluation import geometry
 from dss.experiments import sweep
 from dss.experiments.mesh_process import Job, work_on
@@ -71,7 +72,7 @@ class Kind:
 
 KINDS = [
     Kind("train, mesh", "train", ("--mesh", "ball.ply", "--out", "run", *MESH)),
-    Kind("train, best", "train", ("--mesh", "ball.ply", "--out", "run", *MESH, *JUMPY)),
+    Kind("train, best", "train", ("--mesh", "ball.ply", "--out", "run", *MESH, *JUMPY, "fit.rate_weight=0")),
     Kind(
         "train, points", "train",
         ("--config", "deepsdf_points", "--mesh", "cloud.xyz", "--out", "run", *CLOUD),
@@ -243,6 +244,10 @@ def _content(path: Path) -> Any:
         return path.is_file()
     if path.suffix == ".json":
         return repr(_without_times(json.loads(path.read_text())))
+    if path.name == "training.safetensors":  # of photos it holds the seconds so far
+        tensors, about = load_tensors(path)
+        state = {name: (value.shape, value.numpy().tobytes()) for name, value in tensors.items()}
+        return state, repr(_without_times(about))
     return path.read_bytes()
 
 
