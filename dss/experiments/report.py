@@ -18,7 +18,6 @@ from PIL import Image
 
 from dss.errors import InputError
 from dss.evaluation.geometry import COLUMNS
-from dss.evaluation.photos import COLUMNS as PHOTO_COLUMNS
 from dss.evaluation.photos import pictures, scene_of, truth_of
 from dss.files import is_file, is_folder, replacing
 from dss.progress import Progress, silent, tracked
@@ -35,6 +34,7 @@ FACTS = (
     Column("seconds", "seconds", ",.1f"),
     Column("peak_memory", "peak MiB", ",.0f", 2.0**-20),
 )
+PHOTO_COLUMNS = (Column("psnr", "PSNR", ".2f"), Column("ssim", "SSIM", ".4f"))
 HISTOGRAMS = (
     ("surface_mean", "mean distance to the surface", 1.0),
     ("bytes", "KiB", 1 / 1024),
@@ -60,7 +60,7 @@ class Row:
     @property
     def numbers(self) -> dict[str, float]:
         """All finite numbers, by key."""
-        facts = {"seconds": self.seconds, "peak_memory": self.peak_memory, **self.metrics}
+        facts = {"seconds": self.seconds, "peak_memory": self.peak_memory or None, **self.metrics}
         return {key: value for key, value in facts.items() if _is_number(value)}
 
 
@@ -190,6 +190,7 @@ def histograms(rows: Sequence[Row]) -> str:
 
     matplotlib.use("agg")
     from matplotlib import pyplot
+    from matplotlib.ticker import MaxNLocator, NullFormatter
 
     found = {}
     for key, label, unit in HISTOGRAMS:
@@ -202,9 +203,11 @@ def histograms(rows: Sequence[Row]) -> str:
         1, len(found), figsize=(4.2 * len(found), 2.6), layout="constrained", squeeze=False
     )
     for axis, (label, values) in zip(axes[0], found.items(), strict=True):
-        low, high = values.min() / 1.05, values.max() * 1.05
-        axis.hist(values, np.geomspace(low, high, BINS + 1), color="tab:blue")
+        low, high = np.floor(np.log10(values.min())), np.ceil(np.log10(values.max() * 1.001))
+        axis.hist(values, np.logspace(low, high, BINS + 1), color="tab:blue")
         axis.set(xscale="log", xlabel=label, ylabel="meshes")
+        axis.xaxis.set_minor_formatter(NullFormatter())
+        axis.yaxis.set_major_locator(MaxNLocator(integer=True))
     text = io.StringIO()
     figure.savefig(text, format="svg", metadata={"Date": None})
     pyplot.close(figure)

@@ -103,8 +103,10 @@ def test_a_folder_of_runs(run, tmp_path):
 
 def test_photos_and_what_the_model_makes_of_them(tmp_path):
     run = write_photo_run(tmp_path / "run", write_synthetic(tmp_path, 20))
-    (run / "ssim.json").write_text(json.dumps({"mean": {"psnr": 12.344, "ssim": 0.5}}))
+    mean = {"psnr": 12.344, "ssim": 0.5, "seconds": 3.0}  # of a frame, not of the run
+    (run / "ssim.json").write_text(json.dumps({"mean": mean}))
     row = row_of_run(run)
+    assert row.numbers == {"psnr": 12.344, "ssim": 0.5}
     write_report(tmp_path / "report.html", "photos", [row], [row])
     page = (tmp_path / "report.html").read_text()
     assert len(URI.findall(page)) == 3 and "12.34" in page and "photo r_0" in page
