@@ -19,6 +19,7 @@ from PIL import Image
 from dss.errors import InputError
 from dss.evaluation.geometry import COLUMNS
 from dss.evaluation.photos import pictures, scene_of, truth_of
+from dss.experiments.status import FITTED, Outcome, is_sweep, read_status
 from dss.files import is_file, is_folder, replacing
 from dss.progress import Progress, silent, tracked
 from dss.rendering.gallery import LEGENDS, draw_field
@@ -27,7 +28,6 @@ from dss.tables import Column, mean_of
 
 WORST = 20  # runs of a sweep that are pictured
 SIZE = 320  # pixels per side of a picture
-FITTED = ("ok", "ok_with_warnings")  # statuses of a mesh that has a run
 BINS = 30  # of a histogram
 MAX_MESSAGE = 300  # characters of a reason in the table
 FACTS = (
@@ -75,12 +75,14 @@ class Entry:
 
 
 def rows_of(folder: Path) -> list[Row]:
-    """A run folder as a row; of a folder of run folders, a row for each. Raises InputError where
-    there is neither."""
+    """A run folder as a row; of a sweep a row for each of its meshes, and of another folder of run
+    folders a row for each. Raises InputError where there is none."""
     if not is_folder(folder):
         raise InputError(f"{folder}: no such folder; name run folders, or the folder of a sweep")
     if is_file(folder / "config.yaml"):
         return [row_of_run(folder)]
+    if is_sweep(folder):
+        return [row_of_outcome(outcome, folder) for outcome in read_status(folder)]
     runs = sorted(path.parent for path in folder.glob("*/config.yaml"))
     if not runs:
         raise InputError(f"{folder}: holds no run; name run folders, or the folder of a sweep")
@@ -103,7 +105,7 @@ def row_of_run(folder: Path) -> Row:
     )  # fmt: skip
 
 
-def row_of_outcome(outcome: Any, folder: Path) -> Row:
+def row_of_outcome(outcome: Outcome, folder: Path) -> Row:
     """What the table of the sweep in `folder` says of a mesh; `outcome` has all attributes of a row
     but its folder."""
     values = {

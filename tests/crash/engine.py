@@ -36,7 +36,10 @@ MESH = (
     *("fit.batch_size=512", "fit.checkpoint=2"),
 )
 # At this rate the last epoch is not the best one, which is kept
-JUMPY = ("fit.keep=best", "fit.schedule=constant", "fit.optimizer=adam", "fit.lr=0.3")
+JUMPY = (
+    *("fit.keep=best", "fit.rate_weight=0", "fit.schedule=constant", "fit.optimizer=adam"),
+    "fit.lr=0.3",
+)
 CLOUD = ("samples.count=4", "field.width=16", "fit.epochs=8", "fit.checkpoint=2")
 PHOTOS = (
     *("scene.downscale=1", "model.layers=2", "model.width=16", "model.skip=0", "model.feature=4"),
@@ -72,7 +75,7 @@ class Kind:
 
 KINDS = [
     Kind("train, mesh", "train", ("--mesh", "ball.ply", "--out", "run", *MESH)),
-    Kind("train, best", "train", ("--mesh", "ball.ply", "--out", "run", *MESH, *JUMPY, "fit.rate_weight=0")),
+    Kind("train, best", "train", ("--mesh", "ball.ply", "--out", "run", *MESH, *JUMPY)),
     Kind(
         "train, points", "train",
         ("--config", "deepsdf_points", "--mesh", "cloud.xyz", "--out", "run", *CLOUD),

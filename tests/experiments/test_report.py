@@ -6,7 +6,6 @@ import io
 import json
 import re
 import shutil
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -16,12 +15,12 @@ from dss.errors import InputError
 from dss.experiments.report import (
     Row,
     grouped,
-    row_of_outcome,
     row_of_run,
     rows_of,
     worst,
     write_report,
 )
+from dss.experiments.status import Outcome, StatusTable
 from tests.helpers import write_photo_run, write_synthetic
 
 METRICS = {"surface_mean": 2e-3, "bytes": 2048, "bytes_parts": {"mlp": 2048}, "watertight": True}
@@ -115,12 +114,14 @@ def test_photos_and_what_the_model_makes_of_them(tmp_path):
     assert "no pictures" in (tmp_path / "report.html").read_text()
 
 
-def test_an_outcome_of_a_sweep(tmp_path):
-    known = {"mesh": "one", "reason": "", "warnings": ["3 holes"], "about": "12 faces"}
-    known |= {"seconds": 3.5, "stages": {"fit": 3.0}, "peak_memory": 1 << 20, "metrics": METRICS}
-    row = row_of_outcome(SimpleNamespace(status="ok_with_warnings", **known), tmp_path)
+def test_the_outcomes_of_a_sweep(tmp_path):
+    known = {"path": "one.ply", "warnings": ["3 holes"], "about": "12 faces", "metrics": METRICS}
+    known |= {"seconds": 3.5, "stages": {"fit": 3.0}, "peak_memory": 1 << 20}
+    with StatusTable(tmp_path, "config") as table:
+        table.append(Outcome("one", status="ok_with_warnings", **known))
+        table.append(Outcome("two", status="refused", **known))
+    row, failed = rows_of(tmp_path)
     assert row.folder == tmp_path / "one" and row.numbers["peak_memory"] == 1 << 20
-    failed = row_of_outcome(SimpleNamespace(status="refused", **known), tmp_path)
     assert failed.folder is None
     write_report(tmp_path / "report.html", "sweep", [row, failed], [])
     assert "ok_with_warnings" in (page := (tmp_path / "report.html").read_text())
