@@ -63,7 +63,10 @@ def interrupted(seconds: float, *arguments: str) -> tuple[int, str, str]:
     process = subprocess.Popen(command, cwd=ROOT, env=os.environ | {"PYTHONPATH": "."}, **pipes)
     time.sleep(seconds)
     process.send_signal(signal.SIGINT)
-    out, error = process.communicate(timeout=60)
+    try:
+        out, error = process.communicate(timeout=60)
+    finally:
+        process.kill()
     return process.returncode, out, error
 
 
@@ -86,6 +89,18 @@ def test_an_interrupt_that_c_code_would_lose(tmp_path):
     )
     done = shell(f"PYTHONPATH=.:{tmp_path} python {tmp_path}/script.py")
     assert (done.returncode, done.stdout, done.stderr) == (130, "", f"{cli.INTERRUPTED}\n")
+
+
+def test_an_interrupt_that_was_lost_is_repeated(tmp_path):
+    (tmp_path / "script.py").write_text(
+        "import os, signal, time\nfrom dss import cli\ndef main():\n    try:\n"
+        "        os.kill(os.getpid(), signal.SIGINT)\n        sum(range(9))\n"
+        "    except BaseException:\n        pass\n    time.sleep(60)\ncli.run(main)\n"
+    )
+    start = time.monotonic()
+    done = shell(f"PYTHONPATH=. python {tmp_path}/script.py")
+    assert (done.returncode, done.stderr) == (130, f"{cli.INTERRUPTED}\n")
+    assert time.monotonic() - start < 30
 
 
 def test_the_handler_is_given_back():
