@@ -3,7 +3,8 @@ those of others, warped over the surface.
 
 The plane through a sample, with the normal of the distance there, maps a patch of the reference
 photo into a source photo: the homography of the plane. The colours that a ray's samples find in the
-source, weighted as in volume rendering, make the warped patch. Written from the paper alone.
+source, weighted as in volume rendering, make the warped patch. What is ours is listed in
+docs/method.md, section 12.
 """
 
 from typing import Annotated, Literal, NamedTuple
