@@ -24,7 +24,6 @@ if TYPE_CHECKING:
 
 Number = TypeVar("Number", int, float)
 
-AGAIN = 1.0  # seconds after which an interrupt that had no effect is repeated
 INTERRUPTED = "interrupted; the same command resumes"
 # What the system says of writing where nobody reads, to a full disk, and the like
 OUTPUT_ERRORS = (errno.EPIPE, errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
@@ -133,29 +132,6 @@ def importing() -> Iterator[None]:
         signal.signal(signal.SIGINT, before)
 
 
-@contextmanager
-def _insisting() -> Iterator[None]:
-    """Within it, Ctrl-C raises KeyboardInterrupt again and again until that gets through: C code
-    that calls Python, as much of it does that is imported late, may lose an exception."""
-
-    def interrupt(*_: object) -> NoReturn:
-        signal.setitimer(signal.ITIMER_REAL, AGAIN)
-        raise KeyboardInterrupt
-
-    if signal.getsignal(signal.SIGINT) is not signal.default_int_handler:  # ignored, for instance
-        yield
-        return
-    before = [
-        (number, signal.signal(number, interrupt)) for number in (signal.SIGINT, signal.SIGALRM)
-    ]
-    try:
-        yield
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        for number, handler in before:
-            signal.signal(number, handler)
-
-
 def run(main: Callable[[], None]) -> None:
     """Call `main`, and leave with the exit code that it deserves and at most one line on stderr.
 
@@ -178,8 +154,7 @@ def _code_of(main: Callable[[], None]) -> int | str | None:
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")
     try:
-        with _insisting():
-            main()
+        main()
     except InputError as error:
         return _fail(str(error))
     except KeyboardInterrupt:
