@@ -10,6 +10,7 @@ constexpr float kPaperEpsilon = 3e-4f; // a hit of the paper's rule: |f| less th
                                        // of two successive f less than five times this
 constexpr float kMinStep = 2e-4f;      // of a ray that comes no closer; doubles every 32 queries
 constexpr float kTrustedReach = 2e-3f; // how far ahead the slope between two queries is trusted
+constexpr float kSlopeMargin = 0.15f;  // the field may fall by this much more steeply than it did
 constexpr int kMaxQueries = 256;       // per interval
 
 struct TraceOptions {
@@ -48,6 +49,11 @@ struct TraceOptions {
 //              inside  -> Bracket, in the sphere of the interval before
 //   Bracket  between `low`, the last query outside, and `high`, the first one inside
 //              either  -> Bracket, or a hit once the bracket is narrow enough
+//
+// A query with the answer f proves that the ray is outside within f of its place, as far as the
+// field is a distance. Steps are longer than that, and are kept where the proofs of both ends meet.
+// Where they do not, whatever the answer was, the ray steps back to where the plain step would have
+// led. So no step passes a solid that plain steps would have met.
 //
 // After a hit the ray is done; with the rule kEvery it goes on while an earlier hit is possible.
 // The paper's rule knows Start and Step only: see take_paper.
@@ -93,7 +99,10 @@ class Trace {
   State state = kStart;
   int queries = 0;                // in this interval, or in this bracket
   int before = -1;                // sphere of the interval that ends where this one starts
+  bool relaxed = false;           // the step from `low` is longer than `safe`
   float low = 0, low_value = 0;   // the last query outside
+  float safe = 0;                 // how far the plain step from `low` leads
+  float slope = 1;                // the field's fall per unit of length, between two queries
   float high = 0, high_value = 0; // the first query inside
   float nearest = INFINITY;       // the smallest t of all hits so far
   float way = 0;                  // from the chosen hit back to the start of its interval
@@ -148,6 +157,14 @@ class Trace {
 
   DSS_HD bool take_exact(const Shell& shell, const TraceOptions& options, float value) {
     const bool outside = value > 0;
+    if (relaxed) {
+      relaxed = false;
+      if (!(low_value + value >= t - low)) { // the proofs do not meet: a step back
+        state = kStep;
+        t = low + safe;
+        return true;
+      }
+    }
     if (outside && (state == kStart || state == kStep)) return step(shell, options, value);
     if (outside && (state == kEnd || state == kSeam)) {
       asked = interval.sphere;
@@ -169,32 +186,45 @@ class Trace {
     return refine(shell, options);
   }
 
-  // The step is the prediction. Where the last query came closer than the one before, the root of
-  // the secant through both is better; it may lead further ahead, but no further than
-  // kTrustedReach.
+  // The plain step is the prediction. Where the last query came closer than the one before, the
+  // root of the secant through both is better; it may lead further ahead, but no further than
+  // kTrustedReach. It may also be tiny, unless the secant before promised the same in vain: where
+  // the field is flat, rounding would hold the ray up.
+  //
+  // With the slope s known, the proofs of both ends of a step meet if it is at most 2 f / (1 + s).
   DSS_HD bool step(const Shell& shell, const TraceOptions& options, float value) {
+    const float gone = t - low, tolerance = max_of(options.tolerance, 1e-6f * t);
+    if (state == kStep) slope = (low_value - value) / gone;
+    else if (before < 0) slope = 1; // else that of the interval before
     const bool closer = state == kStep && value < low_value;
-    const float reliable =
-        closer ? value * (t - low) / (low_value - value) + options.tolerance / 2 : value;
-    const float min_step = (closer ? options.tolerance : kMinStep) * (float)(1 << queries / 32);
-    const float next = t + max_of(min_of(reliable, max_of(value, kTrustedReach)), min_step);
+    const bool trusted = closer && value < low_value / 2 && gone > 4 * tolerance;
+    const float reliable = closer ? value / slope + options.tolerance / 2 : value;
+    const float min_step = (trusted ? options.tolerance : kMinStep) * (float)(1 << queries / 32);
+    safe = max_of(min_of(reliable, max_of(value, kTrustedReach)), min_step);
     low = t;
     low_value = value;
     if (queries >= kMaxQueries) return next_interval(shell, options);
-    const bool passed = next >= interval.end;
-    if (passed && interval.end < crossings.stop) return next_interval(shell, options);
-    state = passed ? kEnd : kStep;
-    t = passed ? interval.end : next;
+    const bool solid_behind = !(interval.end < crossings.stop);
+    const bool passed = t + safe >= interval.end;
+    if (passed && !solid_behind) return next_interval(shell, options);
+    const float longer = 2 * value / max_of(1 + slope + kSlopeMargin, 1);
+    relaxed = !passed && longer > safe;
+    const float next = t + max_of(safe, longer);
+    const bool at_end = next >= interval.end;
+    state = at_end && solid_behind ? kEnd : kStep;
+    t = at_end ? interval.end : next;
     return true;
   }
 
   // The secant's root, or every third time the middle, until the bracket is no wider than the
-  // tolerance. Where the root is close to one end, a query just beyond it closes the bracket.
+  // tolerance. Where the root is close to one end, a query just beyond it closes the bracket. If
+  // that takes long, the field has a kink there, and every other query halves the bracket.
   DSS_HD bool refine(const Shell& shell, const TraceOptions& options) {
     const float width = high - low, root = low + width * (low_value / (low_value - high_value));
     const float tolerance = max_of(options.tolerance, 1e-6f * high);
     if (width <= tolerance || queries >= kMaxQueries) return hit_at(shell, options, root);
-    if (root - low < tolerance / 2) t = low + 0.75f * tolerance;
+    if (queries > 6 && queries % 2) t = low + width / 2;
+    else if (root - low < tolerance / 2) t = low + 0.75f * tolerance;
     else if (high - root < tolerance / 2) t = high - 0.75f * tolerance;
     else t = queries % 3 == 2 ? low + width / 2 : root;
     return true;
