@@ -159,31 +159,46 @@ Tensor sdf(Tensor spheres, Tensor tree, Tensor table, Tensor weights, std::vecto
   return values;
 }
 
-// Traces rays, a batch at a time. A ray that is done makes room for the next one, so that the batch
-// is full until no rays are left.
+// What a rough answer can be trusted with: its error is some quarter of this, by a sample of points
+// between the inner and the outer spheres. Inf where there are no rough answers.
+float trusted_from(const PackedNetwork& packed, int count) {
+  if (!kHasRough) return INFINITY;
+  Batch batch(packed);
+  float error = 0;
+  for (int round = 0; round < 4; ++round) {
+    for (int i = 0; i < kBatch; ++i) {
+      const int k = round * kBatch + i;
+      const float* s = packed.spheres + 5 * (batch.spheres[i] = (int)(k * 7919LL % count));
+      const float z = 1 - (k + 0.5f) / (2 * kBatch), across = sqrtf(1 - z * z), turn = 2.39996f * k;
+      const float r = s[3] + (s[4] - s[3]) * (k % 11 + 0.5f) / 11;
+      const Point to = {across * cosf(turn), across * sinf(turn), z};
+      batch.points[i] = {s[0] + r * to.x, s[1] + r * to.y, s[2] + r * to.z};
+    }
+    batch.estimate(kBatch);
+    float rough[kBatch];
+    std::copy_n(batch.values, kBatch, rough);
+    batch.evaluate(kBatch);
+    for (int i = 0; i < kBatch; ++i) error = std::max(error, fabsf(rough[i] - batch.values[i]));
+  }
+  return 4 * error;
+}
+
+// Traces rays, a batch at a time. A ray that is done makes room for the next one, so that batches
+// are full until no rays are left. Where the answer is thought to be large, it is estimated first.
 class Tracer {
  public:
   Tracer(const Shell& shell, const TraceOptions& options, const PackedNetwork& packed,
-         const Rays& rays)
-      : shell(shell), options(options), rays(rays), batch(packed), active(kBatch) {}
+         const Rays& rays, float trusted)
+      : shell(shell), options(options), rays(rays), trusted(trusted), batch(packed) {}
 
   template <class Take>
   void run(Take take) {
-    int count = 0;
     for (int64_t next = 0, last = 0;;) {
-      while (count < kBatch && (next < last || take(next, last)))
-        count += begin(active[count], next++);
-      if (count == 0) break;
-      for (int i = 0; i < count; ++i) {
-        const Trace& trace = active[i].trace;
-        put(i, trace.ray.at(trace.t), trace.asked);
-      }
-      batch.evaluate(count);
-      for (int i = count - 1; i >= 0; --i)
-        if (!active[i].trace.take(shell, options, batch.values[i])) {
-          finish(active[i]);
-          active[i] = active[--count];
-        }
+      while (far.size() < kBatch && near.size() < kBatch && (next < last || take(next, last)))
+        begin(next++);
+      if (near.size() >= kBatch || (far.empty() && !near.empty())) answer(near, false);
+      else if (!far.empty()) answer(far, true);
+      else break;
       if (hits.size() >= kBatch) find_normals();
     }
     while (!hits.empty()) find_normals();
@@ -202,22 +217,59 @@ class Tracer {
   const Shell& shell;
   const TraceOptions& options;
   const Rays& rays;
+  const float trusted; // estimates of this size
   Batch batch;
-  std::vector<Active> active;
-  std::vector<Hit> hits; // whose normals are still to be found
+  std::vector<Active> items;
+  std::vector<int> idle, far, near; // items: not in use, to be estimated, to be evaluated
+  std::vector<Hit> hits;            // whose normals are still to be found
 
   void put(int i, Point place, int sphere) {
     batch.points[i] = place;
     batch.spheres[i] = sphere;
   }
 
-  bool begin(Active& item, int64_t ray) {
+  void begin(int64_t ray) {
+    if (idle.empty()) {
+      idle.push_back(items.size());
+      items.emplace_back();
+    }
+    const int index = idle.back();
+    Active& item = items[index];
     item.trace = Trace();
     item.trace.ray = rays.ray(ray);
     item.ray = ray;
-    const bool goes_on = item.trace.begin(shell, options);
-    if (!goes_on) finish(item);
-    return goes_on;
+    if (!item.trace.begin(shell, options)) return finish(item);
+    idle.pop_back();
+    queue(index);
+  }
+
+  void queue(int index) {
+    const bool is_far = kHasRough && items[index].trace.expected() > trusted;
+    (is_far ? far : near).push_back(index);
+  }
+
+  // The last queries of a list that fill a batch.
+  void answer(std::vector<int>& list, bool roughly) {
+    const int count = std::min<size_t>(kBatch, list.size());
+    int asked[kBatch];
+    std::copy_n(list.end() - count, count, asked);
+    list.resize(list.size() - count);
+    for (int i = 0; i < count; ++i) {
+      const Trace& trace = items[asked[i]].trace;
+      put(i, trace.ray.at(trace.t), trace.asked);
+    }
+    roughly ? batch.estimate(count) : batch.evaluate(count);
+    for (int i = 0; i < count; ++i) {
+      Active& item = items[asked[i]];
+      if (roughly && !(fabsf(batch.values[i]) > trusted)) {
+        near.push_back(asked[i]);
+      } else if (item.trace.take(shell, options, batch.values[i])) {
+        queue(asked[i]);
+      } else {
+        finish(item);
+        idle.push_back(asked[i]);
+      }
+    }
   }
 
   void finish(const Active& item) {
@@ -247,8 +299,9 @@ TracedTensors trace(Tensor spheres, Tensor tree, Tensor table, Tensor weights,
   const PackedNetwork packed(net, shell.spheres, spheres.size(0), true);
   Traced traced(origins);
   const Rays rays = traced.rays(origins, directions);
+  const float trusted = exact ? trusted_from(packed, spheres.size(0)) : INFINITY;
   parallel(origins.size(0), kBlock,
-           [&](auto take) { Tracer(shell, options, packed, rays).run(take); });
+           [&](auto take) { Tracer(shell, options, packed, rays, trusted).run(take); });
   return traced.tuple();
 }
 

@@ -86,6 +86,12 @@ class Trace {
     return crossings.count > 0 || crossings.stop == 0;
   }
 
+  // A guess at the answer's size: 0 where its sign is in question, inf where nothing is known.
+  DSS_HD float expected() const {
+    if (state == kSeam || state == kBracket) return 0;
+    return state == kStart && before < 0 ? INFINITY : low_value - slope * (t - low);
+  }
+
   // Take the answer to the query and go to the next one.
   DSS_HD bool take(const Shell& shell, const TraceOptions& options, float value) {
     ++steps;

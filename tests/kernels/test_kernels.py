@@ -391,4 +391,5 @@ def test_a_warp_traces_rays(warp, rule, exact, half):
     assert same.sum() > 0.95 * both.sum() and (got.normal - expected.normal)[same].abs().max() < (
         0.03 if half else 1e-3
     )
-    assert (got.steps == expected.steps).float().mean() > 0.8
+    # not the same: the CPU only estimates large answers, and saves the query that closes a bracket
+    assert ((got.steps - expected.steps).abs() <= 3).float().mean() > 0.8
