@@ -102,7 +102,8 @@ class Panels {
   std::vector<float> data;
 };
 
-// finish(start(row)[:] + in[row][:] . panel) for a block of rows and a panel. `In` is float or Pair.
+// finish(start(row)[:] + in[row][:] . panel) for a block of rows and a panel. `In` is float or
+// Pair.
 template <int rows, int vectors, class In, class Start, class Finish>
 void block(const In* in, int in_stride, const float* panel, int inputs, Start start,
            Finish finish) {
@@ -312,7 +313,7 @@ class Batch {
   std::vector<float> hidden;
   std::vector<Pair> rough;   // inputs of a layer, two arrays that take turns
   std::vector<float> slopes; // of the activations, kept for the way back
-  float outputs[kBatch];
+  float outputs[kBatch] = {};
 
   float* slopes_of(int layer) { return &slopes[(size_t)layer * kBatch * width]; }
   const float* sphere(int row) const { return packed.spheres + 5 * (size_t)spheres[row]; }
@@ -371,7 +372,8 @@ class Batch {
       for (int row = 0; row < count; ++row)
         values[row] = net.value(sphere(row), points[row], outputs[row]);
     else
-      for (int row = 0; row < count; row += kLanes) store(values + row, tanh_of(load(outputs + row)));
+      for (int row = 0; row < count; row += kLanes)
+        store(values + row, tanh_of(load(outputs + row)));
   }
 
   // The positional encoding, kLanes points at a time.

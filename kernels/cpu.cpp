@@ -198,10 +198,10 @@ class Tracer {
         begin(next++);
       if (near.size() >= kBatch || (far.empty() && !near.empty())) answer(near, false);
       else if (!far.empty()) answer(far, true);
+      else if (!hits.empty()) find_normals();
       else break;
       if (hits.size() >= kBatch) find_normals();
     }
-    while (!hits.empty()) find_normals();
   }
 
  private:
@@ -213,6 +213,7 @@ class Tracer {
     int64_t ray;
     Point place;
     int sphere;
+    int item = -1; // whose bracket the normal may close
   };
   const Shell& shell;
   const TraceOptions& options;
@@ -221,7 +222,7 @@ class Tracer {
   Batch batch;
   std::vector<Active> items;
   std::vector<int> idle, far, near; // items: not in use, to be estimated, to be evaluated
-  std::vector<Hit> hits;            // whose normals are still to be found
+  std::vector<Hit> hits; // whose normals are still to be found
 
   void put(int i, Point place, int sphere) {
     batch.points[i] = place;
@@ -244,8 +245,11 @@ class Tracer {
   }
 
   void queue(int index) {
-    const bool is_far = kHasRough && items[index].trace.expected() > trusted;
-    (is_far ? far : near).push_back(index);
+    const Trace& trace = items[index].trace;
+    if (trace.root >= 0)
+      hits.push_back({items[index].ray, trace.ray.at(trace.root), trace.asked, index});
+    else
+      (trace.expected() > trusted ? far : near).push_back(index);
   }
 
   // The last queries of a list that fill a batch.
@@ -278,13 +282,26 @@ class Tracer {
     if (trace.sphere >= 0) hits.push_back({item.ray, trace.ray.at(trace.hit), trace.sphere});
   }
 
-  // Of the last hits that fill a batch.
+  // Of the last hits that fill a batch. Those that are not yet proven are, or are asked again.
   void find_normals() {
     const size_t count = std::min<size_t>(kBatch, hits.size()), first = hits.size() - count;
     for (size_t i = 0; i < count; ++i) put(i, hits[first + i].place, hits[first + i].sphere);
     batch.differentiate(count);
-    for (size_t i = 0; i < count; ++i)
-      rays.store_normal(hits[first + i].ray, batch.gradients[i]);
+    for (size_t i = 0; i < count; ++i) {
+      const auto& [ray, place, sphere, item] = hits[first + i];
+      const Point g = batch.gradients[i];
+      if (item >= 0) {
+        Trace& trace = items[item].trace;
+        const Point d = trace.ray.direction;
+        if (!trace.close(options, batch.values[i], g.x * d.x + g.y * d.y + g.z * d.z)) {
+          near.push_back(item);
+          continue;
+        }
+        rays.store(ray, trace);
+        idle.push_back(item);
+      }
+      rays.store_normal(ray, g);
+    }
     hits.resize(first);
   }
 };

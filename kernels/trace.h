@@ -11,6 +11,7 @@ constexpr float kPaperEpsilon = 3e-4f; // a hit of the paper's rule: |f| less th
 constexpr float kMinStep = 2e-4f;      // of a ray that comes no closer; doubles every 32 queries
 constexpr float kTrustedReach = 2e-3f; // how far ahead the slope between two queries is trusted
 constexpr float kSlopeMargin = 0.15f;  // the field may fall by this much more steeply than it did
+constexpr float kTangentReach = 8;     // tolerances from the last query to the root for `close`
 constexpr int kMaxQueries = 256;       // per interval
 
 struct TraceOptions {
@@ -68,6 +69,7 @@ class Trace {
   int sphere = -1;      // that the hit lies in
   int steps = 0;        // queries
   int intervals = 0;
+  float root = -1; // thought to be so near that `close` may do; else negative
 
   // Go to the first query. False: there is none, the ray is done. `take` returns the same.
   DSS_HD bool begin(const Shell& shell, const TraceOptions& options) {
@@ -92,10 +94,22 @@ class Trace {
     return state == kStart && before < 0 ? INFINITY : low_value - slope * (t - low);
   }
 
+  // End the bracket with a hit instead of a query, from the field's value at `root` and its slope
+  // along the ray there, which comes with the normal. They must say that the surface is within the
+  // tolerance: where the field is flat they do not. False: the query is needed after all.
+  DSS_HD bool close(const TraceOptions& options, float value, float rise) {
+    const float tolerance = max_of(options.tolerance, 1e-6f * root);
+    if (!(fabsf(value) < tolerance * -rise)) return false;
+    hit = root + value / -rise;
+    sphere = asked;
+    return true;
+  }
+
   // Take the answer to the query and go to the next one.
   DSS_HD bool take(const Shell& shell, const TraceOptions& options, float value) {
     ++steps;
     ++queries;
+    root = -1;
     return options.exact ? take_exact(shell, options, value) : take_paper(shell, options, value);
   }
 
@@ -105,6 +119,7 @@ class Trace {
   State state = kStart;
   int queries = 0;                // in this interval, or in this bracket
   int before = -1;                // sphere of the interval that ends where this one starts
+  bool attempted = false;         // to `close` this bracket
   bool relaxed = false;           // the step from `low` is longer than `safe`
   float low = 0, low_value = 0;   // the last query outside
   float safe = 0;                 // how far the plain step from `low` leads
@@ -186,6 +201,7 @@ class Trace {
     if (state != kBracket) {
       state = kBracket;
       queries = 0;
+      attempted = false;
     }
     (outside ? low : high) = t;
     (outside ? low_value : high_value) = value;
@@ -226,13 +242,23 @@ class Trace {
   // tolerance. Where the root is close to one end, a query just beyond it closes the bracket. If
   // that takes long, the field has a kink there, and every other query halves the bracket.
   DSS_HD bool refine(const Shell& shell, const TraceOptions& options) {
-    const float width = high - low, root = low + width * (low_value / (low_value - high_value));
+    const float width = high - low;
+    const float zero = low + width * (low_value / (low_value - high_value));
     const float tolerance = max_of(options.tolerance, 1e-6f * high);
-    if (width <= tolerance || queries >= kMaxQueries) return hit_at(shell, options, root);
-    if (queries > 6 && queries % 2) t = low + width / 2;
-    else if (root - low < tolerance / 2) t = low + 0.75f * tolerance;
-    else if (high - root < tolerance / 2) t = high - 0.75f * tolerance;
-    else t = queries % 3 == 2 ? low + width / 2 : root;
+    if (width <= tolerance || queries >= kMaxQueries) return hit_at(shell, options, zero);
+    const bool at_low = zero - low < tolerance / 2, at_high = high - zero < tolerance / 2;
+    if (queries > 6 && queries % 2) {
+      t = low + width / 2;
+    } else if (at_low || at_high) {
+      t = at_low ? low + 0.75f * tolerance : high - 0.75f * tolerance;
+    } else {
+      t = queries % 3 == 2 ? low + width / 2 : zero;
+    }
+    const bool is_close = min_of(zero - low, high - zero) < kTangentReach * tolerance;
+    if (is_close && queries <= 1 && !attempted && options.rule != kEvery) {
+      attempted = true;
+      root = zero;
+    }
     return true;
   }
 };
