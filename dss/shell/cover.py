@@ -19,7 +19,7 @@ from dss.geometry.mesh import surface_samples
 from dss.shell.certify import nearest_sphere
 from dss.shell.lattice import Lattice
 
-COARSE = 120  # samples per ball for insertion and Lloyd's iteration
+COARSE = 60  # samples per ball for insertion and Lloyd's iteration
 MIN_COARSE, MAX_COARSE = 20_000, 100_000  # of these in all
 DENSE = 400_000  # samples of the descent
 ROUNDING = 1e-9  # so that a ball holds the sample that it reaches for
