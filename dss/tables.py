@@ -57,7 +57,7 @@ def _present(rows: Iterable[Mapping[str, Any]]) -> dict[str, np.ndarray]:
 def table(rows: Mapping[str, Mapping[str, Any]], columns: Sequence[Column]) -> str:
     """Markdown of named rows.
 
-    Columns that no row has are left out. A cell that its row lacks is blank.
+    Columns that no row has are left out. A cell that its row lacks is blank; NaN is "n/a".
     """
     columns = [column for column in columns if any(column.key in row for row in rows.values())]
     cells = [["", *(column.heading for column in columns)]]
@@ -97,7 +97,10 @@ def write_csv(path: Path | str, rows: Iterable[Mapping[str, Any]], keys: Sequenc
 
 
 def _cell(row: Mapping[str, Any], column: Column) -> str:
-    return format(row[column.key] * column.unit, column.format) if column.key in row else ""
+    if column.key not in row:
+        return ""
+    value = row[column.key] * column.unit
+    return "n/a" if math.isnan(value) else format(value, column.format)
 
 
 def _finite(values: Any) -> Any:

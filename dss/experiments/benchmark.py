@@ -1,19 +1,28 @@
-"""How long one view takes: a published algorithm in eager torch, the operators, and a cast of the
-decoded triangles."""
+"""How long one view takes, and how right it is: a published algorithm in torch, the operators, and
+casts of triangles."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import product
 from pathlib import Path
 
+import numpy as np
 import torch
+import trimesh
 from torch import Tensor
 
 from dss import ops, pipeline
 from dss.errors import InputError
+from dss.evaluation.mesh_codecs import simplify
 from dss.experiments.timing import clock, timed
 from dss.fields.base import Field
+from dss.geometry.distance import MeshDistance
+from dss.geometry.mesh import load_mesh
 from dss.ops import reference
 from dss.registry import load_config
-from dss.rendering.cameras import paper_cameras
+from dss.rendering.cameras import Camera, paper_cameras
 from dss.rendering.hit_rules import BRACKETED, is_compiled, trace_fastest
 from dss.rendering.isosurface import extract
 from dss.rendering.tracing import MAX_BRACKET, rounding, tracing_network
@@ -27,21 +36,31 @@ SHORT = {  # fits that are good enough for the rays to need as many steps as in 
     "fast": ["samples.count=300000", "fit.epochs=10", "fit.resample=10"],
 }
 MAX_PAIRS = 1 << 18  # of rays and spheres that the paper's algorithm holds at once
+FACE_BYTES = (
+    18  # of a closed mesh: three integers per face, and half as many vertices, 32 bits each
+)
 STAGES = ("preparation", "query", "stepping", "normals")
 COLUMNS = (
     *(Column(stage, stage, ".1f") for stage in STAGES),
     Column("total", "total ms", ".1f"),
+    Column("total_low", "25 %", ".1f"),
+    Column("total_high", "75 %", ".1f"),
     Column("cpu", "CPU ms", ".1f"),
     Column("per_ray", "queries / ray", ".2f"),
     Column("rate", "Mqueries/s", ".2f"),
     Column("steps", "steps", ".2f"),
     Column("hits", "hits", ",.0f"),
+    Column("wrong", "wrong hits %", ".2f", 100),
+    Column("depth", "depth error", ".1e"),
     Column("rounding", "16-bit depth error", ".1e"),
     Column("memory", "MB", ".0f"),
     Column("ratio", "times faster", ".1f"),
+    Column("ratio_low", "25 % ", ".1f"),
+    Column("ratio_high", "75 % ", ".1f"),
 )
 
 Row = dict[str, float]
+Measured = tuple[Row, Tensor]  # and the depths (n,) of the rays, inf on a miss
 
 
 def fitted_field(
@@ -59,66 +78,158 @@ def fitted_field(
 
 
 def fitted_fields(
-    mesh: str, named: Iterable[tuple[str, int]], folder: Path, device: torch.device
-) -> Iterator[tuple[str, Field]]:
-    """`fitted_field` of each network and number of spheres, with a name."""
+    meshes: Sequence[str], named: Iterable[tuple[str, int]], folder: Path, device: torch.device
+) -> Iterator[tuple[str, "Subject"]]:
+    """`fitted_field` of each network and number of spheres to each mesh, with a name."""
     for name, count in named:
-        yield f"{name}, S = {count}", fitted_field(mesh, name, count, folder, device)
+        for mesh in meshes:
+            field = fitted_field(mesh, name, count, folder / Path(mesh).stem, device)
+            yield f"{name}, S = {count}", Subject.of(field, mesh)
 
 
-def run_fields(folders: Iterable[Path], device: torch.device) -> Iterator[tuple[str, Field]]:
-    """The fields of finished runs, with their folders for names. Raises InputError."""
+def run_fields(folders: Iterable[Path], device: torch.device) -> Iterator[tuple[str, "Subject"]]:
+    """The fields of finished runs; those whose folders lie in one folder have its name. Raises
+    InputError."""
     for folder in folders:
         run = open_run(folder, device)
         if not isinstance(run, MeshRun):
             raise InputError(f"{folder}: a surface from photos, not a field of a mesh")
-        yield str(folder), run.field.requires_grad_(False)
+        settings = run.config.mesh
+        subject = Subject.of(
+            run.field.requires_grad_(False), run.source.path, settings.radius, settings.repair
+        )
+        yield folder.resolve().parent.name, subject
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A field and the mesh that it was fitted to, with what tracers are given beforehand."""
+
+    field: Field
+    truth: MeshDistance
+
+    @classmethod
+    def of(cls, field: Field, path: str, *settings: object) -> "Subject":
+        mesh = load_mesh(path, *settings)
+        return cls(field, MeshDistance(mesh.vertices, mesh.faces))
+
+    @cached_property
+    def compiled(self) -> Callable:
+        """The field by torch.compile, as it was fitted."""
+        compiled, device = torch.compile(self.field, dynamic=True), self.field.device
+        with torch.enable_grad():  # as `Eager` asks it
+            for count in (100, 1000):
+                owner = torch.zeros(count, dtype=torch.int64, device=device)
+                compiled(torch.zeros(count, 3, device=device), owner)
+        return compiled
+
+    @cached_property
+    def decoded(self) -> object:
+        """A scene of Embree's with the field's mesh."""
+        mesh = extract(self.field)
+        return _scene(mesh.vertices, mesh.faces)
+
+    @cached_property
+    def decimated(self) -> object:
+        """A scene of Embree's with the true mesh, in as many bytes as the field."""
+        mesh = trimesh.Trimesh(self.truth.vertices, self.truth.faces, process=False)
+        mesh = simplify(mesh, max(4, sum(self.field.storage().values()) // FACE_BYTES))
+        return _scene(mesh.vertices, mesh.faces)
+
+
+def benchmark(
+    fields: Iterable[tuple[str, Subject]],
+    sizes: Sequence[int],
+    views: int,
+    report: Callable[[str], None],
+) -> dict[str, Row]:
+    """The `summary` of every tracer, by the name of the field, the size of the pictures and the
+    tracer; meshes of one name, and views, are summed up together. `report` hears what is done."""
+    rows: dict[str, list[Row]] = {}
+    for (name, subject), size in product(fields, sizes):
+        for view, camera in enumerate(paper_cameras(size, views)):
+            for tracer, row in measure(subject, camera):
+                rows.setdefault(f"{name}, {size}x{size}, {tracer}", []).append(row)
+                report(f"{tracer} done, view {view}")
+    return {name: summary(of_one) for name, of_one in rows.items()}
 
 
 @torch.no_grad()
-def measure(field: Field, size: int) -> Iterator[tuple[str, Row]]:
-    """The rows of all tracers, by name, for one view of size x size pixels; `ratio` is to the first
-    one's total, and `per_ray` the mean of the network's queries, without those for normals. On CUDA
-    the operators multiply in 16 bits, as frames are traced."""
-    rays = [tensor.contiguous() for tensor in paper_cameras(size, 1)[0].rays(device=field.device)]
-    tracers = (_shell_tracers if field.shell else _other_tracers)(field, rays)
+def measure(subject: Subject, camera: Camera) -> Iterator[tuple[str, Row]]:
+    """The rows of all tracers, by name, for one view.
+
+    `ratio` is to the first one's total, which is the strongest reference, and `per_ray` the mean
+    of the network's queries, without those for normals. `wrong` is the number of rays that hit the
+    field and not the mesh, or the other way round, as a share of those that hit the mesh; `depth`
+    is the mean error of the depths of the rays that hit both. On CUDA the operators multiply in 16
+    bits, as frames are traced.
+    """
+    field = subject.field
+    rays = [tensor.contiguous() for tensor in camera.rays(device=field.device)]
+    true = subject.truth.raycast(*(tensor.cpu() for tensor in rays))[0]
+    tracers = (_shell_tracers if field.shell else _other_tracers)(subject, rays)
+    tracers |= {
+        "triangles": lambda: _triangles(subject.decoded, rays),
+        "triangles, one thread": lambda: _triangles(subject.decoded, rays, 1),
+        "triangles of equal bytes": lambda: _triangles(subject.decimated, rays),
+    }
     first = None
     for name, tracer in tracers.items():
-        row = tracer()
+        row, t = tracer()
         first = first or row["total"]
+        t = t.cpu()
+        hit, expected = t.isfinite(), true.isfinite()
+        row |= {"hits": int(hit.sum()), "ratio": first / row["total"]}
+        row["wrong"] = float((hit != expected).sum() / expected.sum())
+        row["depth"] = float((t - true)[hit & expected].abs().mean())
         if row.get("queries"):
             row["rate"] = row["queries"] / row["total"] / 1e3
             row["per_ray"] = row["queries"] / len(rays[0])
-        yield name, row | {"ratio": first / row["total"]}
+        yield name, row
 
 
-def _shell_tracers(field: Field, rays: list[Tensor]) -> dict[str, Callable[[], Row]]:
+def summary(rows: Sequence[Row]) -> Row:
+    """The medians of rows of one tracer, meshes and views together, with quartiles of `total` and
+    `ratio`."""
+    result = {key: float(np.median([row[key] for row in rows])) for key in rows[0]}
+    for key in ("total", "ratio"):
+        low, high = np.quantile([row[key] for row in rows], [0.25, 0.75])
+        result |= {f"{key}_low": float(low), f"{key}_high": float(high)}
+    return result
+
+
+def _shell_tracers(subject: Subject, rays: list[Tensor]) -> dict[str, Callable[[], Measured]]:
+    field = subject.field
     exact = (field, rays, field.owner_rule, True, False)
     return {
-        "paper in eager torch": lambda: _eager(field, rays),
-        "paper": lambda: _operator(torch.ops.dss, field, rays, "every", False, True),
-        "exact": lambda: _operator(torch.ops.dss, *exact) | rounding(field, *rays),
-        "triangles": lambda: _triangles(field, rays),
+        "paper, compiled intervals": lambda: _paper(field, field, rays, ops.shell_intervals),
+        "paper, torch.compile": lambda: _paper(field, subject.compiled, rays, ops.shell_intervals),
+        "paper, all pairs": lambda: _paper(field, field, rays, all_pairs),
+        "loose": lambda: _operator(torch.ops.dss, field, rays, "every", False, True),
+        "exact": lambda: _rounded(field, rays, _operator(torch.ops.dss, *exact)),
         "reference": lambda: _operator(reference, *exact, stages=False),
     }
 
 
-def _other_tracers(field: Field, rays: list[Tensor]) -> dict[str, Callable[[], Row]]:
+def _rounded(field: Field, rays: list[Tensor], measured: Measured) -> Measured:
+    return measured[0] | rounding(field, *rays), measured[1]
+
+
+def _other_tracers(subject: Subject, rays: list[Tensor]) -> dict[str, Callable[[], Measured]]:
     """The field's own tracer, else the common one: in eager torch and, where it is, compiled."""
+    field = subject.field
 
-    def run() -> Row:
+    def run() -> Measured:
         used, hits = timed(lambda: trace_fastest(field, *rays), field.device)
-        return used | {"queries": int(hits.steps.sum()), "hits": int(hits.hit.sum())}
+        return used | {"queries": int(hits.steps.sum())}, hits.t
 
-    def run_eagerly() -> Row:
+    def run_eagerly() -> Measured:
         with ops.eager():
             return run()
 
     name = field.hit_rule or BRACKETED
     tracers = {f"{name} in eager torch": run_eagerly}
-    if is_compiled(field):
-        tracers[name] = run
-    return tracers | {"triangles": lambda: _triangles(field, rays)}
+    return tracers | ({name: run} if is_compiled(field) else {})
 
 
 class Stopwatch:
@@ -138,12 +249,12 @@ class Stopwatch:
 
 
 class Eager(Field):
-    """A field in plain torch, as its module computes it while it is fitted."""
+    """A field in plain torch, as `forward`, its module or what that was compiled to, computes it
+    while it is fitted."""
 
-    def __init__(self, field: Field, stopwatch: Stopwatch):
+    def __init__(self, field: Field, forward: Callable, stopwatch: Stopwatch):
         super().__init__(field.shell, field.owner_rule)
-        self.field = field
-        self.timed = stopwatch("queries", field)
+        self.timed = stopwatch("queries", forward)
 
     def forward(self, points: Tensor, owner: Tensor | None = None) -> Tensor:
         with torch.enable_grad():  # the parameters are frozen, so nothing is recorded
@@ -173,18 +284,17 @@ def all_pairs(shell: ops.Shell, origins: Tensor, directions: Tensor) -> ops.Inte
     return ops.Intervals(torch.nn.functional.pad(offsets, (1, 0)), start, start, sphere, stop)
 
 
-def _eager(field: Field, rays: list[Tensor]) -> Row:
-    """The paper's tracer in eager torch. Its stages are those of the run whose total is the
-    median."""
+def _paper(field: Field, forward: Callable, rays: list[Tensor], intervals: Callable) -> Measured:
+    """The paper's tracer in torch. Its stages are those of the run whose total is the median."""
     runs = []
 
     def run() -> PaperHits:
         stopwatch = Stopwatch(field.device)
-        eager, start = Eager(field, stopwatch), clock(field.device)
+        eager, start = Eager(field, forward, stopwatch), clock(field.device)
         hits = trace_paper(
             eager,
             *rays,
-            intervals=stopwatch("preparation", all_pairs),
+            intervals=stopwatch("preparation", intervals),
             differences=stopwatch("normals", central_differences),
         )
         runs.append((clock(field.device) - start, stopwatch.spent))
@@ -192,7 +302,7 @@ def _eager(field: Field, rays: list[Tensor]) -> Row:
 
     used, hits = timed(run, field.device)
     total, spent = sorted(runs[1:] or runs, key=lambda run: run[0])[max(0, len(runs) - 2) // 2]
-    return used | {
+    row = used | {
         "preparation": spent["preparation"],
         "query": spent["queries"] - spent["normals"],
         "stepping": total - spent["preparation"] - spent["queries"],
@@ -200,8 +310,8 @@ def _eager(field: Field, rays: list[Tensor]) -> Row:
         "total": total,
         "queries": int(hits.steps.sum()),
         "steps": float(hits.steps.sum() / hits.marched.sum()),
-        "hits": int(hits.hit.sum()),
     }
+    return row, hits.t
 
 
 def _operator(
@@ -212,9 +322,12 @@ def _operator(
     exact: bool,
     everywhere: bool,
     stages: bool = True,
-) -> Row:
-    """`shell_trace`, and its stages as operators of their own; `where` has the operators by
-    name."""
+) -> Measured:
+    """`shell_trace`, and its stages as operators of their own; `where` has the operators by name.
+
+    What remains of the total for `stepping` is NaN, not available, where nothing does: the stages
+    are fused, and each is slower by itself.
+    """
     shell, network, number, device = (
         field.shell.packed,
         tracing_network(field),
@@ -226,9 +339,9 @@ def _operator(
     traced = ops.Traced(*result)
     hit, queries = traced.sphere >= 0, int(traced.steps.sum())
     steps = queries / max(1, int(traced.intervals.sum()))
-    row = used | {"queries": queries, "steps": steps, "hits": int(hit.sum())}
+    row = used | {"queries": queries, "steps": steps}
     if not stages:
-        return row
+        return row, traced.t
     points, owner = (rays[0] + traced.t[:, None] * rays[1])[hit], traced.sphere[hit]
     repeated = torch.arange(queries, device=device) % len(points)
     asked = points[repeated], owner[repeated]
@@ -238,16 +351,28 @@ def _operator(
         "normals": lambda: where.shell_field(shell.spheres, *network, points, owner, True),
     }
     spent = {name: timed(part, device)[0]["total"] for name, part in parts.items()}
-    return row | spent | {"stepping": max(0.0, row["total"] - sum(spent.values()))}
+    rest = row["total"] - sum(spent.values())
+    return row | spent | {"stepping": rest if rest > 0 else float("nan")}, traced.t
 
 
-def _triangles(field: Field, rays: list[Tensor]) -> Row:
-    """Embree on the decoded mesh, built before."""
+def _scene(vertices: np.ndarray, faces: np.ndarray) -> object:
     from embreex import rtcore_scene
     from embreex.mesh_construction import TriangleMesh
 
-    mesh, scene = extract(field), rtcore_scene.EmbreeScene()
-    TriangleMesh(scene, mesh.vertices.astype("float32"), mesh.faces.astype("int32"))
-    arrays = [tensor.cpu().numpy() for tensor in rays]
-    used, found = timed(lambda: scene.run(*arrays, output=True), torch.device("cpu"))
-    return used | {"hits": int((found["primID"] >= 0).sum())}
+    scene = rtcore_scene.EmbreeScene()
+    TriangleMesh(scene, vertices.astype("float32"), faces.astype("int32"))
+    return scene
+
+
+def _triangles(scene: object, rays: list[Tensor], threads: int | None = None) -> Measured:
+    """Embree, on as many threads as torch uses."""
+    threads = threads or torch.get_num_threads()
+    origins, directions = (np.array_split(tensor.cpu().numpy(), threads) for tensor in rays)
+    with ThreadPoolExecutor(threads) as pool:
+
+        def cast() -> list[dict]:
+            return list(pool.map(lambda o, d: scene.run(o, d, output=True), origins, directions))
+
+        used, found = timed(cast, torch.device("cpu"))
+    t, face = (np.concatenate([part[key] for part in found]) for key in ("tfar", "primID"))
+    return used, torch.from_numpy(np.where(face >= 0, t, np.inf).astype(np.float32))

@@ -23,6 +23,8 @@ from dss.errors import InputError
 from kernels.cache import cache_folder
 
 CHUNK = 1 << 14  # points per launch on the CPU: small enough to share evenly among the threads
+CELLS = 64  # per axis of the points' bounding box, by which they are put in order
+SPREAD = torch.tensor([sum((n >> k & 1) << 3 * k for k in range(6)) for n in range(CELLS)])
 CLOSEST_POINT = (Path(kernels.__file__).parent / "closest_point.h").read_text(encoding="utf-8")
 
 
@@ -231,10 +233,14 @@ class MeshDistance:
         self, kernel: wp.Kernel, constants: list, points: list[Tensor], results: list[Tensor]
     ) -> None:
         """Run one thread of `kernel` per point. On the CPU, Warp runs a launch serially but without
-        Python's lock, so several run at once."""
+        Python's lock, so several run at once. The points take turns by place: what the next one
+        needs of the mesh is then in the cache, which is two to three times faster."""
         device = wp.device_from_torch(self.device)
         stream = wp.stream_from_torch(self.device) if device.is_cuda else None
         chunk = max(1, len(points[0])) if device.is_cuda else CHUNK
+        order = _by_place(points[0])
+        points = [array[order] for array in points]
+        answers, results = results, [torch.empty_like(array) for array in results]
 
         def launch(start: int) -> None:
             inputs, outputs = (
@@ -246,6 +252,20 @@ class MeshDistance:
 
         with ThreadPoolExecutor(torch.get_num_threads()) as pool:
             list(pool.map(launch, range(0, len(points[0]), chunk)))
+        for answer, result in zip(answers, results, strict=True):
+            answer[order] = result
+
+
+def _by_place(points: Tensor) -> Tensor:
+    """An order (n,) of points (n, 3) in which neighbours mostly follow each other: by the Morton
+    numbers of their cells."""
+    if not len(points):
+        return points.new_empty(0, dtype=torch.int64)
+    low = points.amin(0)
+    size = (points.amax(0) - low).clamp(min=torch.finfo(points.dtype).tiny)
+    cell = ((points - low) / size * CELLS).nan_to_num().clamp(0, CELLS - 1).long()
+    spread = SPREAD.to(points.device)[cell]
+    return (spread[:, 0] << 2 | spread[:, 1] << 1 | spread[:, 2]).argsort()
 
 
 def _as_warp(array: Tensor) -> wp.array:

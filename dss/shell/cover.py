@@ -19,10 +19,11 @@ from dss.geometry.mesh import surface_samples
 from dss.shell.certify import nearest_sphere
 from dss.shell.lattice import Lattice
 
-COARSE = 120  # samples per ball for insertion and Lloyd's iteration
+COARSE = 60  # samples per ball for insertion and Lloyd's iteration
 MIN_COARSE, MAX_COARSE = 20_000, 100_000  # of these in all
 DENSE = 400_000  # samples of the descent
 ROUNDING = 1e-9  # so that a ball holds the sample that it reaches for
+ERROR = 1e-5  # more than distances, which are float32, are wrong by
 MIN_RADIUS = 1e-5  # below it, float32 does not tell inside from outside
 MAX_SHRINKINGS = 12  # of a ball until it is medial; most need five
 TRIALS = 8  # places near its own that a ball chooses from at a time
@@ -30,6 +31,7 @@ ROUNDS = 12  # of relocation
 MAX_RELOCATED = 0.08  # share of the balls that one round removes
 SAVED_BY_HALVING = 0.5  # of the volume of a cell
 DESCENTS = 20  # rounds of the descent
+LEAF = 32  # points in a leaf of a tree: the fastest for the queries here
 
 
 def cover(
@@ -62,15 +64,21 @@ def cover(
 
 
 def _balls(
-    distance: MeshDistance, centers: np.ndarray, lattice: Lattice | None = None
+    distance: MeshDistance,
+    centers: np.ndarray,
+    lattice: Lattice | None = None,
+    wanted: np.ndarray | None = None,
 ) -> np.ndarray:
     """The largest balls (..., 4) inside the solid at centers (..., 3), moved to the lattice where
     there is one.
 
-    Outside, the radius is -inf, so that no use is made of them.
+    Outside, and where they are not `wanted` (...) bool, the radius is -inf, so that no use is made
+    of them.
     """
     centers = (lattice.snapped(centers) if lattice else centers).astype(np.float32)
-    radii = -distance.sdf(centers.reshape(-1, 3)).reshape(centers.shape[:-1])
+    wanted = np.ones(centers.shape[:-1], bool) if wanted is None else wanted
+    radii = np.full(wanted.shape, -np.inf)
+    radii[wanted] = -distance.sdf(centers[wanted])
     usable = radii > MIN_RADIUS
     if lattice:
         radii = lattice.radii(np.maximum(lattice.radius_codes(radii), 0))
@@ -78,15 +86,18 @@ def _balls(
     return np.concatenate([centers, radii[..., None]], -1, dtype=np.float64)
 
 
+def _squares(points: np.ndarray, centers: np.ndarray) -> np.ndarray:
+    """Squared distances (...) of points (..., 3) from centers (..., 3 or more).
+
+    One coordinate at a time: numpy is several times slower along a last axis of three.
+    """
+    x, y, z = (points[..., axis] - centers[..., axis] for axis in range(3))
+    return x * x + y * y + z * z
+
+
 def _gap(points: np.ndarray, balls: np.ndarray) -> np.ndarray:
     """What each ball (..., 4) must grow by to hold the point (..., 3)."""
-    return np.sqrt(((points - balls[..., :3]) ** 2).sum(-1)) - balls[..., 3]
-
-
-def _within(tree: cKDTree, centers: np.ndarray, radii: np.ndarray | float) -> list[np.ndarray]:
-    """Index (n,) int64 of the tree's points within each of the balls (S, 3), (S,)."""
-    found = tree.query_ball_point(centers, radii, return_sorted=False)
-    return [np.array(near, np.int64) for near in found]
+    return np.sqrt(_squares(points, balls)) - balls[..., 3]
 
 
 def _moved(balls: np.ndarray, step: np.ndarray, generator: np.random.Generator) -> np.ndarray:
@@ -101,7 +112,8 @@ def _medial_balls(distance: MeshDistance, samples: np.ndarray, face: np.ndarray)
     """
     inward = -distance.normals.cpu().numpy()[face].astype(np.float64)
     radii = np.full(len(samples), np.linalg.norm(samples, axis=1).max())
-    active, tree = np.arange(len(samples)), cKDTree(samples)
+    tree = cKDTree(samples, leafsize=LEAF)
+    active = tree.indices  # near samples ask for near places, which are then in the cache
     for _ in range(MAX_SHRINKINGS):
         centers = samples[active] + inward[active] * radii[active, None]
         reach, other = tree.query(centers, workers=-1)
@@ -148,8 +160,11 @@ class _Lloyd:
         generator: np.random.Generator,
     ):
         self.distance, self.generator = distance, generator
-        self.samples, self.medial, self.tree = samples, medial, cKDTree(samples)
+        self.samples, self.medial = samples, medial
+        self.tree = cKDTree(samples, leafsize=LEAF)
         self.reach = 0.05  # gaps beyond it are not looked for
+        self.searched = 0.0  # the reach of the searches whose results are in `found`
+        self.found: dict[bytes, tuple[np.ndarray, np.ndarray]] = {}
 
     def insert(self, count: int) -> np.ndarray:
         """`count` medial balls: the largest, then each at the sample with the largest gap."""
@@ -166,15 +181,18 @@ class _Lloyd:
 
     def cells(self, balls: np.ndarray) -> _Cells:
         """The samples of the balls (S, 4)."""
+        near, value = zip(*self._near(balls), strict=True)
+        owner = np.arange(len(balls)).repeat([len(index) for index in near])
+        near, value = np.concatenate(near), np.concatenate(value)
+        within = value <= self.reach
+        owner, near, value = owner[within], near[within], value[within]
         gap, best = np.full((2, len(self.samples)), np.inf), np.full((2, len(self.samples)), -1)
-        radii = balls[:, 3] + self.reach
-        for index, near in enumerate(_within(self.tree, balls[:, :3], radii)):
-            value = _gap(self.samples[near], balls[index])
-            first = value < gap[0, near]
-            second = ~first & (value < gap[1, near])
-            gap[1, near[first]], best[1, near[first]] = gap[0, near[first]], best[0, near[first]]
-            gap[0, near[first]], best[0, near[first]] = value[first], index
-            gap[1, near[second]], best[1, near[second]] = value[second], index
+        for rank in range(2):
+            np.minimum.at(gap[rank], near, value)
+            least = np.flatnonzero(value == gap[rank, near])[::-1]  # of equal ones, the first ball
+            best[rank, near[least]] = owner[least]
+            other = best[rank, near] != owner  # the second best ball is the best of the others
+            owner, near, value = owner[other], near[other], value[other]
         if gap[0].max() == np.inf:
             self.reach *= 2
             return self.cells(balls)
@@ -185,6 +203,24 @@ class _Lloyd:
         start = np.concatenate([[0], size.cumsum()])
         members = np.argsort(best[0], kind="stable")
         return _Cells(gap, best, members, start, thickness, size / len(self.samples))
+
+    def _near(self, balls: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]]:
+        """Index (n,) of the samples within reach of each ball (S, 4), and their gaps (n,).
+
+        Only balls that the last call did not have are looked for; most stay where they are.
+        """
+        if not self.reach <= self.searched <= 1.5 * self.reach:
+            self.searched, self.found = self.reach, {}
+        keys = [ball.tobytes() for ball in balls]
+        new = [index for index, key in enumerate(keys) if key not in self.found]
+        lists = self.tree.query_ball_point(
+            balls[new, :3], balls[new, 3] + self.searched, return_sorted=False
+        )
+        for index, found in zip(new, lists, strict=True):
+            near = np.array(found, np.int64)
+            self.found[keys[index]] = near, _gap(self.samples[near], balls[index])
+        self.found = {key: self.found[key] for key in keys}
+        return [self.found[key] for key in keys]
 
     def settle(
         self, balls: np.ndarray, iterations: int, active: np.ndarray | None = None
@@ -200,27 +236,50 @@ class _Lloyd:
             chosen = np.flatnonzero((size > 0) if active is None else (size > 0) & active)
             drawn = self.generator.random((len(chosen), 2 * TRIALS)) * size[chosen, None]
             picked = cells.members[cells.start[chosen, None] + drawn.astype(np.int64)]
-            self._improve(balls, cells, chosen, self.medial[picked])
+            trials = self.medial[picked]
+            farthest, _ = self._range(cells, chosen, trials)
+            self._improve(balls, cells, chosen, trials, farthest)
             step = cells.thickness[chosen]
             for _ in range(4):
-                trials = _balls(self.distance, _moved(balls[chosen], step, self.generator))
-                step = np.where(self._improve(balls, cells, chosen, trials), step, 0.6 * step)
+                places = _moved(balls[chosen], step, self.generator).astype(np.float32)
+                farthest, nearest = self._range(cells, chosen, places.astype(np.float64))
+                # No ball inside the solid is larger than the distance of a sample.
+                hopeful = farthest - nearest < cells.thickness[chosen, None] + ERROR
+                trials = _balls(self.distance, places, wanted=hopeful)
+                better = self._improve(balls, cells, chosen, trials, farthest)
+                step = np.where(better, step, 0.6 * step)
         return balls
 
+    def _range(
+        self, cells: _Cells, chosen: np.ndarray, places: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """The distances (m, T) of places (m, T, 3 or more) for the chosen balls (m,) from the
+        farthest and from the nearest sample of the ball."""
+        size = (cells.start[1:] - cells.start[:-1])[chosen]
+        begin = size.cumsum() - size
+        place = np.arange(size.sum()) + (cells.start[chosen] - begin).repeat(size)
+        points = self.samples[cells.members[place]]
+        squares = np.empty((2, *places.shape[:2]))
+        for k in range(places.shape[1]):
+            squared = _squares(points, places[:, k].repeat(size, axis=0))
+            squares[0, :, k] = np.maximum.reduceat(squared, begin)
+            squares[1, :, k] = np.minimum.reduceat(squared, begin)
+        return tuple(np.sqrt(squares))
+
     def _improve(
-        self, balls: np.ndarray, cells: _Cells, chosen: np.ndarray, trials: np.ndarray
+        self,
+        balls: np.ndarray,
+        cells: _Cells,
+        chosen: np.ndarray,
+        trials: np.ndarray,
+        farthest: np.ndarray,
     ) -> np.ndarray:
-        """Replace chosen balls (m,), and their thickness, by the best of their trials (m, T, 4).
+        """Replace chosen balls (m,), and their thickness, by the best of their trials (m, T, 4),
+        whose `farthest` samples have the distances (m, T).
 
         Only where that is better, which is returned: (m,) bool.
         """
-        size = (cells.start[1:] - cells.start[:-1])[chosen]
-        begin = size.cumsum() - size
-        local = np.arange(len(chosen)).repeat(size)
-        place = np.arange(len(local)) + (cells.start[chosen] - begin)[local]
-        points = self.samples[cells.members[place]]
-        gap = np.stack([_gap(points, trials[local, k]) for k in range(trials.shape[1])], 1)
-        needed = np.maximum.reduceat(gap, begin)
+        needed = farthest - trials[:, :, 3]
         best = needed.argmin(1)
         value = needed[np.arange(len(chosen)), best]
         better = value < cells.thickness[chosen]
@@ -336,20 +395,46 @@ def _descend(
     gap, owner = nearest_sphere(samples[:, None], balls[:, :3], balls[:, 3])
     outer = balls[:, 3].copy()
     np.maximum.at(outer, owner, balls[owner, 3] + gap)
-    held = _within(tree, balls[:, :3], outer + ROUNDING)
-    times = np.bincount(np.concatenate(held))
+    regions = [_Region(tree, *pair) for pair in zip(balls, outer, strict=True)]
+    times = np.zeros(len(samples), np.int32)  # that a sample is held
+    for region in regions:
+        times[region.held] += 1
     scale = np.full(len(balls), 0.5)
     for _ in range(DESCENTS):
         thickness = outer - balls[:, 3]
         trials = _balls(distance, _moved(balls, scale * thickness, generator), lattice)
         trials = np.concatenate([balls[:, None], trials], 1)
         for index in np.argsort(-thickness):
-            alone = samples[held[index][times[held[index]] == 1]]
-            needed = _gap(alone[:, None], trials[index]).max(0, initial=0)
+            region = regions[index]
+            alone = region.held_points[times[region.held] == 1]
+            farthest = np.sqrt(_squares(alone, trials[index, :, None]).max(1, initial=0))
+            needed = np.maximum(farthest - trials[index, :, 3], 0)
             best = needed.argmin()
-            balls[index], outer[index] = trials[index, best], trials[index, best, 3] + needed[best]
             scale[index] *= 1 if best else 0.8
-            times[held[index]] -= 1
-            (held[index],) = _within(tree, balls[index, None, :3], outer[index] + ROUNDING)
-            times[held[index]] += 1
-    return balls, outer, np.array([(1 / times[near]).sum() for near in held])
+            reach = trials[index, best, 3] + needed[best]
+            if best or reach < outer[index]:
+                balls[index], outer[index] = trials[index, best], reach
+                times[region.held] -= 1
+                if not region.hold(balls[index], reach):
+                    region = regions[index] = _Region(tree, balls[index], reach)
+                times[region.held] += 1
+    return balls, outer, np.array([(1 / times[region.held]).sum() for region in regions])
+
+
+class _Region:
+    """The samples near a ball (4,), and those among them that its outer ball holds: `held` (n,)
+    int64 and `held_points` (n, 3)."""
+
+    def __init__(self, tree: cKDTree, ball: np.ndarray, outer: float):
+        self.center, self.radius = ball[:3].copy(), outer + (outer - ball[3]) / 2 + ROUNDING
+        found = tree.query_ball_point(self.center, self.radius, return_sorted=False)
+        self.samples = np.array(found, np.int64)
+        self.points = tree.data[self.samples]
+        self.hold(ball, outer)
+
+    def hold(self, ball: np.ndarray, outer: float) -> bool:
+        """Find the samples that another outer ball holds; whether it is within the region."""
+        reach = outer + ROUNDING
+        inside = _squares(self.points, ball[:3]) <= reach**2
+        self.held, self.held_points = self.samples[inside], self.points[inside]
+        return np.linalg.norm(ball[:3] - self.center) + reach <= self.radius

@@ -1,6 +1,7 @@
 """The tracer in eager torch finds what the operators find; clock, stages and table are right."""
 
 import json
+import math
 import time
 
 import pytest
@@ -15,20 +16,26 @@ from dss.fields.dual_shell import DualShellSettings
 from dss.fields.neural_implicit import NeuralImplicitSettings
 from dss.fields.nglod import NglodField, NglodSettings
 from dss.geometry.distance import MeshDistance
+from dss.rendering.cameras import paper_cameras
 from dss.rendering.isosurface import extract
 from dss.shell.dual_shell import DualShell
+from dss.tables import table
 
 CPU = torch.device("cpu")
 PAPER = {"local": False, "octaves": 6, "activation": "leaky_relu", "output": "tanh"}
 PAPER |= {"owner": "smallest"}
 PLAIN = NeuralImplicitSettings(layers=1, width=8)
-TRACERS = ["paper in eager torch", "paper", "exact", "triangles", "reference"]
+TRIANGLES = ["triangles", "triangles, one thread", "triangles of equal bytes"]
+PAPERS = [f"paper, {how}" for how in ("compiled intervals", "torch.compile", "all pairs")]
+TRACERS = [*PAPERS, "loose", "exact", "reference", *TRIANGLES]
 
 
 @pytest.fixture(autouse=True)
 def short(monkeypatch):
     monkeypatch.setattr(timing, "MAX_RUNS", 3)
     monkeypatch.setattr(benchmark, "extract", lambda field: extract(field, 64))
+    # takes half a minute, and is torch's affair
+    monkeypatch.setattr(torch, "compile", lambda field, dynamic: field)
 
 
 def field(**options):
@@ -38,6 +45,16 @@ def field(**options):
     torch.manual_seed(0)
     settings = DualShellSettings(latent=4, width=16, **options)
     return build(settings, shell.geometry).requires_grad_(False)
+
+
+def subject(made) -> benchmark.Subject:
+    """A field with its own zero set for the true mesh."""
+    mesh = extract(made, 64)
+    return benchmark.Subject(made, MeshDistance(mesh.vertices, mesh.faces))
+
+
+def camera(size):
+    return paper_cameras(size, 1)[0]
 
 
 def test_the_eager_tracer_meets_the_spheres_that_the_operator_meets():
@@ -59,9 +76,10 @@ def test_the_eager_tracer_meets_the_spheres_that_the_operator_meets():
 
 
 def test_stages_add_up_and_hits_agree():
-    rows = dict(benchmark.measure(field(output="radial"), 48))
+    made = subject(field(output="radial"))
+    rows = dict(benchmark.measure(made, camera(48)))
     assert list(rows) == TRACERS
-    first = rows["paper in eager torch"]
+    first = rows["paper, compiled intervals"]
     for row in rows.values():
         assert row["total"] > 0 and row["memory"] >= 0
         assert row["ratio"] == pytest.approx(first["total"] / row["total"])
@@ -73,10 +91,67 @@ def test_stages_add_up_and_hits_agree():
     assert exact["queries"] < reference["queries"]
     assert all(row["per_ray"] == row["queries"] / 48**2 for row in rows.values() if "rate" in row)
     assert exact["rate"] == pytest.approx(exact["queries"] / exact["total"] / 1e3)
+    same = [[rows[name][key] for name in PAPERS] for key in ("queries", "depth", "wrong")]
+    for values in same:  # one algorithm, three ways to run it
+        assert values == pytest.approx([values[0]] * 3, rel=0.02)
+    assert rows["paper, all pairs"]["preparation"] > first["preparation"]
+
+
+def test_depths_are_those_of_the_true_mesh():
+    """Triangles that are the truth have no error; a field in a mesh that is moved has one."""
+    made = subject(field(output="radial"))
+    rows = dict(benchmark.measure(made, camera(48)))
+    assert rows["triangles"]["depth"] < 1e-6 and rows["triangles"]["wrong"] < 0.01
+    assert rows["triangles"]["hits"] == rows["triangles, one thread"]["hits"]
+    assert 1e-6 < rows["exact"]["depth"] < 1e-2 and rows["exact"]["wrong"] < 0.05
+    ahead = camera(48).pose[:3, 2].numpy() * 0.02
+    for sign in (-1, 1):
+        truth = MeshDistance(made.truth.vertices + sign * ahead, made.truth.faces)
+        row = dict(benchmark.measure(benchmark.Subject(made.field, truth), camera(48)))["triangles"]
+        assert 0.015 < row["depth"] < 0.04
+
+
+def test_a_mesh_of_equal_bytes(ball, monkeypatch):
+    made = benchmark.Subject(field(output="radial"), MeshDistance(ball.vertices, ball.faces))
+    monkeypatch.setattr(benchmark, "_scene", lambda *mesh: mesh)
+    vertices, faces = made.decimated
+    size = sum(made.field.storage().values())
+    assert 0.9 * size < 12 * len(vertices) + 12 * len(faces) <= 1.1 * size
+
+
+def test_what_does_not_remain_is_not_available(monkeypatch):
+    """A stage that is left with less than nothing is not clamped to zero."""
+    monkeypatch.setattr(benchmark, "timed", lambda call, _: ({"total": 1.0}, call()))
+    made, rays = field(output="radial"), camera(16).rays()
+    rays = [tensor.contiguous() for tensor in rays]
+    row, _ = benchmark._operator(torch.ops.dss, made, rays, made.owner_rule, True, False)
+    assert math.isnan(row["stepping"])
+    assert "n/a" in table({"exact": row}, benchmark.COLUMNS)
+
+
+def test_medians_and_quartiles():
+    rows = [{"total": total, "ratio": 10 / total, "hits": 5} for total in (1.0, 2.0, 5.0)]
+    summary = benchmark.summary(rows)
+    assert (summary["total"], summary["total_low"], summary["total_high"]) == (2, 1.5, 3.5)
+    assert (summary["ratio"], summary["ratio_low"], summary["ratio_high"]) == (5, 3.5, 7.5)
+    assert summary["hits"] == 5
+
+
+def test_meshes_and_views_are_summed_up_together(monkeypatch):
+    monkeypatch.setattr(
+        benchmark, "measure", lambda made, camera: [("exact", {"total": made, "ratio": 1.0})]
+    )
+    fields = [("a", 1.0), ("a", 3.0), ("b", 7.0)]
+    said = []
+    rows = benchmark.benchmark(fields, [16], 2, said.append)
+    assert {name: row["total"] for name, row in rows.items()} == {
+        "a, 16x16, exact": 2.0, "b, 16x16, exact": 7.0,
+    }  # fmt: skip
+    assert len(said) == 6
 
 
 @pytest.mark.parametrize("settings", [NglodSettings(lods=2, width=16, features=2), PLAIN])
-def test_rivals_are_timed_like_with_like(box, settings):
+def test_rivals_are_timed_like_with_like(box, settings, monkeypatch):
     """Compiled beside compiled and eager beside eager, with the queries of each."""
     geometry = {}
     if isinstance(settings, NglodSettings):
@@ -86,11 +161,13 @@ def test_rivals_are_timed_like_with_like(box, settings):
     made = build(settings, geometry).requires_grad_(False)
     with torch.no_grad():
         list(made.parameters())[-1].zero_()
-    rows = dict(benchmark.measure(made, 24))
+    truth = MeshDistance(box.vertices, box.faces)
+    monkeypatch.setattr(benchmark, "extract", lambda _: box)
+    rows = dict(benchmark.measure(benchmark.Subject(made, truth), camera(24)))
     if not geometry:
-        assert list(rows) == ["bracketed in eager torch", "triangles"]
+        assert list(rows) == ["bracketed in eager torch", *TRIANGLES]
         return
-    assert list(rows) == ["octree in eager torch", "octree", "triangles"]
+    assert list(rows) == ["octree in eager torch", "octree", *TRIANGLES]
     eager, compiled = rows["octree in eager torch"], rows["octree"]
     assert compiled["per_ray"] > 0
     assert eager["per_ray"] == pytest.approx(compiled["per_ray"], rel=0.02)
@@ -101,7 +178,7 @@ def test_the_eager_field_computes_what_the_operator_does():
     made = field(**PAPER)
     points, owner = torch.rand(100, 3) - 0.5, torch.randint(40, (100,))
     stopwatch = benchmark.Stopwatch(CPU)
-    eager = benchmark.Eager(made, stopwatch)
+    eager = benchmark.Eager(made, made, stopwatch)
     with torch.no_grad():
         expected = made(points, owner)
         torch.testing.assert_close(eager(points, owner), expected, atol=1e-6, rtol=0)
@@ -144,15 +221,16 @@ def test_a_field_is_fitted_briefly_and_only_once(tmp_path, monkeypatch):
 
 def test_command_line(tmp_path, monkeypatch, script):
     monkeypatch.setattr(benchmark, "fitted_field", lambda *_: field(output="radial"))
-    options = ["--networks", "fast", "--spheres", 40, "--sizes", 16]
+    options = ["--networks", "fast", "--spheres", 40, "--sizes", 16, "--views", 2]
     code, out, error = script(
         "scripts.benchmark", "demo", *options, "--json", tmp_path / "rows.json"
     )
     assert code == 0, error
     lines = out.splitlines()
     assert "CUDA" in lines[0] and lines[-1].endswith("rows.json")
-    assert lines[1 : 1 + len(TRACERS)] == [f"{name} done" for name in TRACERS]
-    columns, _, *rows = lines[1 + len(TRACERS) : -1]
+    done = [f"{name} done, view {view}" for view in (0, 1) for name in TRACERS]
+    assert lines[1 : 1 + len(done)] == done
+    columns, _, *rows = lines[1 + len(done) : -1]
     assert len(rows) == len(TRACERS) and len({line.count("|") for line in (columns, *rows)}) == 1
     missing = {column.key for column in benchmark.COLUMNS if column.heading not in columns}
     assert missing == {"rounding"}  # of CUDA only

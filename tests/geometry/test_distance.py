@@ -245,6 +245,21 @@ class TestDamagedMeshes:
         assert ((result < 0) != (torus_distance.sdf(points) < 0)).mean() < 5e-3
 
 
+def test_points_take_turns_by_place():
+    """Neighbours follow each other, whatever else is among the points, so that answers are fast."""
+    points = torch.rand(20_000, 3, generator=torch.Generator().manual_seed(0))
+    order = dss.geometry.distance._by_place(points)
+    assert (order.sort()[0] == torch.arange(20_000)).all()
+    step = points[order].diff(dim=0).norm(dim=1).mean()
+    assert step < 0.1 * points.diff(dim=0).norm(dim=1).mean()
+    points[::7] = torch.inf
+    points[1::7] = torch.nan
+    points[2::7, 1] = points[2, 1]
+    assert (dss.geometry.distance._by_place(points).sort()[0] == torch.arange(20_000)).all()
+    flat = torch.zeros(5, 3)
+    assert len(dss.geometry.distance._by_place(flat)) == 5
+
+
 @pytest.mark.parametrize("name", ["53159", "96481", "252119"])
 def test_real_meshes_against_libigl(data, name):
     """Sign by libigl's fast winding number and magnitude by its exact distances; 96481 has holes,
