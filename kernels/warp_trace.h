@@ -21,7 +21,7 @@ struct Work {
 // Trace rays from the queue until it is empty. A lane whose ray is done waits until enough other
 // lanes are done too; then each of them takes another ray.
 template <class Mlp>
-DSS_DEVICE void trace_rays(Mlp& mlp, const Shell& shell, const Network& net,
+DSS_DEVICE void trace_rays(const Mlp& mlp, const Shell& shell, const Network& net,
                            const TraceOptions& options, const Rays& rays, const Work& work) {
   Trace trace;
   int ray = 0;
@@ -61,7 +61,7 @@ DSS_DEVICE void trace_rays(Mlp& mlp, const Shell& shell, const Network& net,
 
 // The normals of the hits. Each warp takes every `warp_count`-th group of 32 hits.
 template <class Mlp>
-DSS_DEVICE void find_normals(Mlp& mlp, const Shell& shell, const Network& net, const Rays& rays,
+DSS_DEVICE void find_normals(const Mlp& mlp, const Shell& shell, const Network& net, const Rays& rays,
                              const Work& work, int warp_index, int warp_count) {
   for (int first = 32 * warp_index; first < *work.found; first += 32 * warp_count) {
     const int place = first + warp::lane_index();
