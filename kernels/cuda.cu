@@ -7,10 +7,10 @@
 #include <torch/csrc/stable/accelerator.h>
 #include <torch/csrc/stable/macros.h>
 
-#include "warp_intrinsics.h" // which warp_trace.h expects
+#include "warp_intrinsics.h" // which block_trace.h expects
 
+#include "block_trace.h"
 #include "tensors.h"
-#include "warp_trace.h"
 
 namespace dss {
 namespace {
@@ -57,7 +57,13 @@ void for_each(const Device& device, int64_t count, Function function) {
   STD_CUDA_KERNEL_LAUNCH_CHECK();
 }
 
-// Every warp runs task(mlp, warp_index, warp_count).
+// In bytes: the weights, and behind them the room for a round of `trace_rays`.
+template <class Mlp>
+size_t shared_bytes(const Network& net) {
+  return Mlp::shared_bytes(net) + sizeof(Round<Mlp>);
+}
+
+// Every warp runs task(mlp, warp_index, warp_count, round), of which a block shares the last.
 template <class Mlp, class Task>
 __global__ void __launch_bounds__(32 * Mlp::kWarps)
     run_task(const __grid_constant__ Network net, size_t spheres, const char* packed,
@@ -67,7 +73,8 @@ __global__ void __launch_bounds__(32 * Mlp::kWarps)
   __syncthreads();
   const int warp_index = threadIdx.x / 32;
   const Mlp mlp(net, spheres, packed, shared, warp_index);
-  task(mlp, blockIdx.x * Mlp::kWarps + warp_index, gridDim.x * Mlp::kWarps);
+  task(mlp, blockIdx.x * Mlp::kWarps + warp_index, gridDim.x * Mlp::kWarps,
+       *(Round<Mlp>*)(shared + Mlp::shared_bytes(net)));
 }
 
 // In no more blocks than run at the same time, and no more warps than `warps`.
@@ -75,7 +82,7 @@ template <class Mlp, class Task>
 void launch(const Device& device, const Network& net, size_t spheres, const char* packed,
             int64_t warps, Task task) {
   const auto kernel = run_task<Mlp, Task>;
-  const size_t bytes = Mlp::shared_bytes(net);
+  const size_t bytes = shared_bytes<Mlp>(net);
   int resident = 0, multiprocessors = 0;
   // The same limit at each call, or it would be a race between threads with different networks.
   STD_CUDA_CHECK(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
@@ -114,7 +121,7 @@ void run(const Device& device, const Network& net, size_t spheres, bool half, in
   const auto run_as = [&](auto* mlp) {
     using Mlp = std::remove_pointer_t<decltype(mlp)>;
     const bool fits = net.layers <= Mlp::kMaxLayers &&
-                      Mlp::shared_bytes(net) <= (size_t)device.shared_memory();
+                      shared_bytes<Mlp>(net) <= (size_t)device.shared_memory();
     if (fits) run_packed<Mlp>(device, net, spheres, (count + 31) / 32, tasks...);
     return fits;
   };
@@ -138,7 +145,7 @@ struct FieldTask {
   Point* gradients;      // (count, 3) or null
 
   template <class Mlp>
-  __device__ void operator()(const Mlp& mlp, int warp_index, int warp_count) const {
+  __device__ void operator()(const Mlp& mlp, int warp_index, int warp_count, Round<Mlp>&) const {
     for (int64_t first = 32 * (int64_t)warp_index; first < count;
          first += 32 * (int64_t)warp_count) {
       const int64_t i = first + warp::lane_index(), read = i < count ? i : first;
@@ -162,7 +169,7 @@ struct SdfTask {
   float* values;       // (count,)
 
   template <class Mlp>
-  __device__ void operator()(const Mlp& mlp, int warp_index, int warp_count) const {
+  __device__ void operator()(const Mlp& mlp, int warp_index, int warp_count, Round<Mlp>&) const {
     for (int64_t first = 32 * (int64_t)warp_index; first < count;
          first += 32 * (int64_t)warp_count) {
       const int64_t i = first + warp::lane_index();
@@ -183,8 +190,21 @@ struct TraceTask {
   Work work;
 
   template <class Mlp>
-  __device__ void operator()(const Mlp& mlp, int, int) const {
-    trace_rays(mlp, shell, net, options, rays, work);
+  __device__ void operator()(const Mlp& mlp, int warp_index, int, Round<Mlp>& round) const {
+    trace_rays(mlp, shell, net, options, rays, work, round, warp_index % Mlp::kWarps);
+  }
+};
+
+struct ErrorTask {
+  Network net;
+  const float* spheres;
+  int sphere_count;
+  Work work;
+
+  template <class Mlp>
+  __device__ void operator()(const Mlp& mlp, int warp_index, int warp_count, Round<Mlp>&) const {
+    if (Mlp::kHasRough)
+      measure_error(mlp, net, spheres, sphere_count, work, warp_index, warp_count);
   }
 };
 
@@ -195,7 +215,7 @@ struct NormalTask {
   Work work;
 
   template <class Mlp>
-  __device__ void operator()(const Mlp& mlp, int warp_index, int warp_count) const {
+  __device__ void operator()(const Mlp& mlp, int warp_index, int warp_count, Round<Mlp>&) const {
     find_normals(mlp, shell, net, rays, work, warp_index, warp_count);
   }
 };
@@ -325,18 +345,19 @@ TracedTensors trace(Tensor spheres, Tensor tree, Tensor table, Tensor weights,
   STD_TORCH_CHECK(count < INT32_MAX / 2, "origins: at most 2^30 rays at once");
   Traced traced(origins);
   const Rays rays = traced.rays(origins, directions);
-  Tensor scratch = empty({3 + 2 * count}, ScalarType::Int, origins); // three counts, two lists
+  Tensor scratch = empty({4 + 2 * count}, ScalarType::Int, origins); // four numbers, two lists
   int* lists = scratch.mutable_data_ptr<int>();
-  const Work work = {lists, lists + 1, lists + 2, lists + 3, lists + 3 + count};
-  STD_CUDA_CHECK(cudaMemsetAsync(lists, 0, 3 * sizeof(int), device.stream));
+  const Work work = {lists, lists + 1, lists + 2, (float*)(lists + 3), lists + 4, lists + 4 + count};
+  STD_CUDA_CHECK(cudaMemsetAsync(lists, 0, 4 * sizeof(int), device.stream));
   for_each(device, count, [=] __device__(int64_t i) { // queue the rays that meet the shell
     Trace trace;
     trace.ray = rays.ray(i);
     rays.store(i, trace);
     if (trace.meets(shell)) work.queue[atomicAdd(work.queued, 1)] = (int)i;
   });
-  run(device, net, spheres.size(0), half, count, TraceTask{shell, net, options, rays, work},
-      NormalTask{shell, net, rays, work});
+  run(device, net, spheres.size(0), half, count,
+      ErrorTask{net, shell.spheres, (int)spheres.size(0), work},
+      TraceTask{shell, net, options, rays, work}, NormalTask{shell, net, rays, work});
   return traced.tuple();
 }
 

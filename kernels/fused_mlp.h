@@ -60,6 +60,7 @@ class FusedMlpHalf {
  public:
   static constexpr int kWarps = 12; // of a block of threads: a multiprocessor has room for one block
   static constexpr int kRows = 16;
+  static constexpr bool kHasRough = true; // answers, beside accurate ones
   static constexpr int kMaxLayers = 8; // whose slopes `differentiate` keeps
 
   // In bytes: of the weights in shared memory.
@@ -469,6 +470,7 @@ class FusedMlpFloat {
  public:
   static constexpr int kWarps = 4; // of a block of threads
   static constexpr int kRows = 32;
+  static constexpr bool kHasRough = false;
   static constexpr int kMaxLayers = INT32_MAX;
 
   static DSS_HD size_t shared_bytes(const Network&) { return 4 * (size_t)(kWarps * 32 * kStride); }

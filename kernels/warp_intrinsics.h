@@ -14,6 +14,9 @@ constexpr unsigned kAllLanes = 0xffffffffu;
 
 __device__ inline void sync() { __syncwarp(); }
 
+// All threads of the block.
+__device__ inline void sync_block() { __syncthreads(); }
+
 // Bit i of the result is the value of lane i.
 __device__ inline unsigned ballot(bool value) { return __ballot_sync(kAllLanes, value); }
 
@@ -71,6 +74,11 @@ __device__ inline void multiply_add(float (&c)[4], const uint32_t (&a)[4], uint3
 __device__ inline int lane_index() { return threadIdx.x % 32; }
 __device__ inline int count_bits(unsigned mask) { return __popc(mask); }
 __device__ inline int fetch_add(int* counter, int amount) { return atomicAdd(counter, amount); }
+
+// Set a number, not negative, to the maximum of itself and another one. NaN counts as the largest.
+__device__ inline void raise(float* number, float value) {
+  atomicMax((int*)number, __float_as_int(value));
+}
 
 // To about 5e-4, in one instruction.
 __device__ inline float rough_tanh(float x) {

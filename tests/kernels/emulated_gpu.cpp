@@ -50,6 +50,7 @@ jmp_buf host;
 Warp* now;
 int lane_now;
 const std::function<void()>* body;
+int passes; // from one barrier to the next, of the block with the most
 
 inline int lane_index() { return lane_now; }
 
@@ -111,7 +112,8 @@ void run(int blocks, int warps, const std::function<void()>& work) {
     }
   }
   std::vector<char> done(count);
-  for (int left = count; left > 0;) {
+  passes = 0;
+  for (int left = count; left > 0; ++passes) {
     for (int i = 0; i < count; ++i)
       if (!done[i]) left -= done[i] = advance(all[i]);
     for (int i = 0; i < count; ++i)
@@ -139,7 +141,9 @@ T from_lane(T value, int lane) {
   memcpy(&value, exchange(mine)[lane].word, sizeof value);
   return value;
 }
+inline Point from_lane(Point p, int lane) { return from_lane<Point>(p, lane); }
 inline int fetch_add(int* counter, int amount) { return (*counter += amount) - amount; }
+inline void raise(float* number, float value) { *number = *number > value ? *number : value; }
 inline float rough_tanh(float x) { return tanhf(x); }
 inline void rough_sincos(float x, float& sine, float& cosine) { sine = sinf(x), cosine = cosf(x); }
 inline void sincos_of_pi(float x, float& sine, float& cosine) {
@@ -195,15 +199,70 @@ inline void multiply_add(float (&c)[4], const uint32_t (&a)[4], uint32_t b0, uin
 } // namespace warp
 } // namespace dss
 
-#include "../../kernels/warp_trace.h"
+#include "../../kernels/block_trace.h"
 
 namespace dss {
 
+int tiles, queries; // that were run, and the different ones in them
+
+// Counts them.
+template <class Mlp>
+struct Counted : Mlp {
+  using Mlp::Mlp;
+  template <bool accurate>
+  float run(Point offset, int sphere) const {
+    const int lane = warp::lane_index();
+    const Point before = warp::from_lane(offset, lane ? lane - 1 : 0);
+    tiles += lane == 0;
+    queries += lane < Mlp::kRows && (lane == 0 || before.x != offset.x || before.y != offset.y);
+    return Mlp::template run<accurate>(offset, sphere);
+  }
+};
+
+// The network in plain C++, fast enough for whole frames. Its rough answers are rounded.
+struct PlainMlp {
+  static constexpr int kWarps = 12, kRows = 16;
+  static constexpr bool kHasRough = true;
+  static size_t shared_bytes(const Network&) { return 0; }
+  static size_t packed_bytes(const Network&, size_t) { return 0; }
+  static size_t pack_count(const Network&, size_t) { return 0; }
+  static void pack(const Network&, size_t, char*, size_t) {}
+  static void load(const Network&, const char*, char*, int, int) {}
+
+  const Network& net;
+  PlainMlp(const Network& net, size_t, const char*, char*, int) : net(net) {}
+
+  template <bool accurate>
+  float run(Point offset, int sphere) const {
+    if (warp::lane_index() >= kRows) return 0; // belongs to another lane
+    const float at[3] = {offset.x, offset.y, offset.z};
+    std::vector<float> in(net.inputs()), out(net.width);
+    for (int i = 0; i < 3 * net.octaves; ++i) {
+      const float angle = net.rate(i % net.octaves) * at[i / net.octaves];
+      in[i] = sinf(angle), in[i + 3 * net.octaves] = cosf(angle);
+    }
+    for (int layer = 0; layer < net.layers; ++layer, in = out) {
+      const float* start = layer ? net.bias(layer) : net.table + (size_t)sphere * net.width;
+      for (int row = 0; row < net.width; ++row) {
+        float sum = start[row];
+        for (size_t k = 0; k < in.size(); ++k) sum += net.matrix(layer)[row * in.size() + k] * in[k];
+        out[row] = net.silu ? sum / (1 + expf(-sum)) : sum * (sum > 0 ? 1 : kLeakySlope);
+      }
+    }
+    float output = net.output_row()[net.width];
+    for (int k = 0; k < net.width; ++k) output += net.output_row()[k] * out[k];
+    return accurate ? output : warp::half_in(warp::to_half(output), 0);
+  }
+  float differentiate(Point, int, Point& slope) const { return slope.x = slope.y = slope.z = NAN; }
+};
+
+enum Kind { kFloat, kHalf, kPlain };
+
 // Runs work(mlp, warp, warps) on every lane, as `run_task` of cuda.cu does.
 template <class Work>
-void with_mlp(const Network& net, int spheres, bool half, int blocks, Work work) {
+void with_mlp(const Network& net, int spheres, int kind, int blocks, Work work) {
   auto run = [&](auto* type) {
-    using Mlp = std::remove_pointer_t<decltype(type)>;
+    using Mlp = Counted<std::remove_pointer_t<decltype(type)>>;
     struct alignas(16) Line {
       char bytes[16];
     };
@@ -223,11 +282,12 @@ void with_mlp(const Network& net, int spheres, bool half, int blocks, Work work)
   };
   const auto of_width = [&](auto width) {
     constexpr int columns = decltype(width)::value;
-    if (!half) run((FusedMlpFloat<columns>*)nullptr);
+    if (kind == kFloat) run((FusedMlpFloat<columns>*)nullptr);
     else if (net.silu) run((FusedMlpHalf<columns, true>*)nullptr);
     else run((FusedMlpHalf<columns, false>*)nullptr);
   };
-  if (net.width <= 64) of_width(std::integral_constant<int, 64>());
+  if (kind == kPlain) run((PlainMlp*)nullptr);
+  else if (net.width <= 64) of_width(std::integral_constant<int, 64>());
   else of_width(std::integral_constant<int, 128>());
 }
 
@@ -241,11 +301,16 @@ Shell shell_from(const float* spheres, int count, const float* tree) {
 
 using namespace dss;
 
-// `accurate`: with both halves of each number, which makes a difference where `half`.
-extern "C" void emulated_field(const float* spheres, int sphere_count, Network net, bool half,
+// What a call of `trace_rays` took: the most rounds of a block, and the tiles and queries of all.
+struct Used {
+  int rounds, tiles, queries;
+};
+
+// `accurate`: with both halves of each number, which makes a difference to kHalf.
+extern "C" void emulated_field(const float* spheres, int sphere_count, Network net, int kind,
                                bool accurate, int count, const Point* points, const int* owners,
                                float* values, Point* gradients) {
-  with_mlp(net, sphere_count, half, 2, [&](const auto& mlp, int warp, int warps) {
+  with_mlp(net, sphere_count, kind, 2, [&](const auto& mlp, int warp, int warps) {
     for (int first = 32 * warp; first < count; first += 32 * warps) {
       const int i = first + warp::lane_index(), read = i < count ? i : first;
       Point gradient;
@@ -260,10 +325,11 @@ extern "C" void emulated_field(const float* spheres, int sphere_count, Network n
 }
 
 extern "C" void emulated_trace(const float* spheres, int sphere_count, const float* tree,
-                               Network net, bool half, TraceOptions options, int count,
-                               Rays rays) {
+                               Network net, int kind, TraceOptions options, int blocks,
+                               int count, Rays rays, Used* used) {
   const Shell shell = shell_from(spheres, sphere_count, tree);
   int taken = 0, queued = 0, found = 0;
+  float error = 0;
   std::vector<int> queue(count), hits(count);
   for (int i = 0; i < count; ++i) {
     Trace trace;
@@ -271,11 +337,20 @@ extern "C" void emulated_trace(const float* spheres, int sphere_count, const flo
     rays.store(i, trace);
     if (trace.meets(shell)) queue[queued++] = i;
   }
-  const Work work = {&taken, &queued, &found, queue.data(), hits.data()};
-  with_mlp(net, sphere_count, half, 2, [&](const auto& mlp, int, int) {
-    trace_rays(mlp, shell, net, options, rays, work);
+  const Work work = {&taken, &queued, &found, &error, queue.data(), hits.data()};
+  with_mlp(net, sphere_count, kind, blocks, [&](const auto& mlp, int warp, int warps) {
+    measure_error(mlp, net, spheres, sphere_count, work, warp, warps);
   });
-  with_mlp(net, sphere_count, half, 2, [&](const auto& mlp, int warp, int warps) {
+  tiles = queries = 0;
+  with_mlp(net, sphere_count, kind, blocks, [&](const auto& mlp, int, int) {
+    using Mlp = std::remove_cvref_t<decltype(mlp)>;
+    static std::vector<Round<Mlp>> rounds; // of the blocks
+    rounds.resize(blocks);
+    trace_rays(mlp, shell, net, options, rays, work, rounds[warp::now->block], warp::now->index);
+  });
+  *used = {warp::passes / 3 - 1, tiles, queries}; // three barriers in a round, and four passes around them
+  if (kind == kPlain) return; // it has no derivatives
+  with_mlp(net, sphere_count, kind, blocks, [&](const auto& mlp, int warp, int warps) {
     find_normals(mlp, shell, net, rays, work, warp, warps);
   });
 }
