@@ -72,7 +72,7 @@ struct Round {
   }
 };
 
-// Trace rays from the queue until it is empty. In each round every thread with a ray asks one query,
+// Trace rays from the queue until it is empty. In each round every thread with a ray asks a query,
 // and takes the answer. Answers that are thought to be large are asked for roughly first, and count
 // where they exceed four times the error of rough answers. So every sign that decides anything is
 // accurate. Once few rays are left, each asks several queries at once.

@@ -103,7 +103,8 @@ void launch(const Device& device, const Network& net, size_t spheres, const char
 template <class Mlp, class... Tasks>
 void run_packed(const Device& device, const Network& net, size_t spheres, int64_t warps,
                 Tasks... tasks) {
-  Tensor packed = empty({(int64_t)Mlp::packed_bytes(net, spheres)}, ScalarType::Byte, device.tensor);
+  const int64_t bytes = Mlp::packed_bytes(net, spheres);
+  Tensor packed = empty({bytes}, ScalarType::Byte, device.tensor);
   char* to = (char*)packed.mutable_data_ptr();
   const Network from = net;
   for_each(device, Mlp::pack_count(net, spheres),
@@ -347,7 +348,8 @@ TracedTensors trace(Tensor spheres, Tensor tree, Tensor table, Tensor weights,
   const Rays rays = traced.rays(origins, directions);
   Tensor scratch = empty({4 + 2 * count}, ScalarType::Int, origins); // four numbers, two lists
   int* lists = scratch.mutable_data_ptr<int>();
-  const Work work = {lists, lists + 1, lists + 2, (float*)(lists + 3), lists + 4, lists + 4 + count};
+  const Work work = {lists,    lists + 1,         lists + 2, (float*)(lists + 3),
+                     lists + 4, lists + 4 + count};
   STD_CUDA_CHECK(cudaMemsetAsync(lists, 0, 4 * sizeof(int), device.stream));
   for_each(device, count, [=] __device__(int64_t i) { // queue the rays that meet the shell
     Trace trace;

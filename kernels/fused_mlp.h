@@ -2,9 +2,9 @@
 // of activations with one row per lane. Include warp_intrinsics.h before, or, as the tests do, its
 // emulation on the host.
 //
-// A fused MLP, `Mlp` below, has kRows rows. All lanes call `run` or `differentiate` together. Lane r
-// passes the offset and the sphere of row r and receives its output; where there are fewer rows than
-// lanes, lanes r and r + kRows pass the same.
+// A fused MLP, `Mlp` below, has kRows rows. All lanes call `run` or `differentiate` together. Lane
+// r passes the offset and the sphere of row r and receives its output; where there are fewer rows
+// than lanes, lanes r and r + kRows pass the same.
 #pragma once
 
 #include "network.h"
@@ -24,10 +24,10 @@ namespace dss {
 
 constexpr int kMaxOctaves = 10;
 
-// The network with 16-bit products in the tensor cores and 32-bit sums, for 16 rows. All weights lie
-// in shared memory, all activations in registers: between two layers no lane needs what another one
-// holds. Where `run` is to be accurate, each factor is the sum of two halves, high and low, and of
-// the four products of such pairs only low . low is left out: about 22 bits.
+// The network with 16-bit products in the tensor cores and 32-bit sums, for 16 rows. All weights
+// lie in shared memory, all activations in registers: between two layers no lane needs what another
+// one holds. Where `run` is to be accurate, each factor is the sum of two halves, high and low, and
+// of the four products of such pairs only low . low is left out: about 22 bits.
 //
 // The activations are cut into blocks of 16 columns. Each lane holds four words of a block, and a
 // word holds two neighbouring columns. This is block t; "5" stands for lane 5:
@@ -49,8 +49,8 @@ constexpr int kMaxOctaves = 10;
 // rows g and g + 8 ("its rows", m = 0 and 1), and of the columns 2 k and 2 k + 1 of each 8.
 //
 // The encoded inputs are ordered so that lane 4 g + k encodes axis k of its rows, and asks no other
-// lane: columns 2 k and 2 k + 1 of the left 8 of block t are sine and cosine of octave 2 t, those of
-// the right 8 of octave 2 t + 1. There is no axis 3: its columns of the matrix are zero.
+// lane: columns 2 k and 2 k + 1 of the left 8 of block t are sine and cosine of octave 2 t, those
+// of the right 8 of octave 2 t + 1. There is no axis 3: its columns of the matrix are zero.
 //
 // Width and activation are known to the compiler, and everything is inlined: else it takes shared
 // memory for any memory, keeps activations in local memory, and branches at each of them. To know
@@ -58,10 +58,10 @@ constexpr int kMaxOctaves = 10;
 template <int width, bool silu>
 class FusedMlpHalf {
  public:
-  static constexpr int kWarps = 12; // of a block of threads: a multiprocessor has room for one block
+  static constexpr int kWarps = 12; // of a block of threads, alone on its multiprocessor
   static constexpr int kRows = 16;
   static constexpr bool kHasRough = true; // answers, beside accurate ones
-  static constexpr int kMaxLayers = 8; // whose slopes `differentiate` keeps
+  static constexpr int kMaxLayers = 8;    // whose slopes `differentiate` keeps
 
   // In bytes: of the weights in shared memory.
   static DSS_HD size_t shared_bytes(const Network& net) {
@@ -74,9 +74,9 @@ class FusedMlpHalf {
 
   // How many numbers `pack` packs, one per call: the matrices as high, then as low halves; the rows
   // of the output's matrix, of which 0 and 1 are the high and the low halves of its only row; the
-  // biases of layers 1 and up and the output row, as floats; the table, as high, then as low halves.
-  // All are padded with zeros. Matrices are cut into tiles of 8 x 8, each 128 bytes of which 16
-  // belong to a row; four that lie together are 16 rows and columns.
+  // biases of layers 1 and up and the output row, as floats; the table, as high, then as low
+  // halves. All are padded with zeros. Matrices are cut into tiles of 8 x 8, each 128 bytes of
+  // which 16 belong to a row; four that lie together are 16 rows and columns.
   static DSS_HD size_t pack_count(const Network& net, size_t spheres) {
     return matrices_size(net) + kOutputSize + vectors_size(net) + spheres * width;
   }
@@ -145,7 +145,8 @@ class FusedMlpHalf {
       Block<1> out[kTiles];
       DSS_UNROLL
       for (int t = 0; t < kTiles; ++t)
-        out[t] = rounded<1>(transposed_products(rows, layer, kTiles, t).times(slopes[layer - 1][t]));
+        out[t] = rounded<1>(
+            transposed_products(rows, layer, kTiles, t).times(slopes[layer - 1][t]));
       DSS_UNROLL
       for (int t = 0; t < kTiles; ++t) rows[t] = out[t];
     }

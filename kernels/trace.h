@@ -143,7 +143,7 @@ class Trace {
     return {t, max_of(ratio * (t - low), kMinStep), ratio};
   }
 
-  // Take the first `count` of the answers to `asked` queries at once. Not all of them may be of use.
+  // Take the first `count` of the answers to `asked` queries at once, as far as they are of use.
   template <class Answer>
   DSS_HD bool take(const Shell& shell, const TraceOptions& options, int asked, int count,
                    Answer answer) {

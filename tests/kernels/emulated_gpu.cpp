@@ -1,6 +1,6 @@
-// The CUDA kernels on the host: blocks of warps of 32 lanes, each lane a fiber. A warp runs until all
-// its lanes have arrived at the same collective call, and from one barrier of its block to the next;
-// the warps take turns. So the kernels' logic is tested without a GPU: the layout of the matrix tiles
+// The CUDA kernels on the host: blocks of warps of 32 lanes, each lane a fiber. A warp runs from
+// one barrier of its block to the next, its lanes from one collective call to the next, and the
+// warps take turns. So the kernels' logic is tested without a GPU: the layout of the matrix tiles
 // as PTX documents it, what lanes, warps and blocks share, and that all lanes make the same calls.
 
 #include <math.h>
@@ -180,8 +180,8 @@ inline void load_transposed_tiles(uint32_t (&tiles)[4], SharedHalves row) {
   const int lane = lane_now;
   const Slot* all = exchange_rows(row);
   for (int i = 0; i < 4; ++i) {
-    const uint16_t *upper = all[8 * i + lane % 4 * 2].row, *lower = all[8 * i + lane % 4 * 2 + 1].row;
-    tiles[i] = upper[lane / 4] | (uint32_t)lower[lane / 4] << 16;
+    const Slot* pair = all + 8 * i + lane % 4 * 2; // of rows
+    tiles[i] = pair[0].row[lane / 4] | (uint32_t)pair[1].row[lane / 4] << 16;
   }
 }
 inline void multiply_add(float (&c)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
@@ -243,9 +243,10 @@ struct PlainMlp {
     }
     for (int layer = 0; layer < net.layers; ++layer, in = out) {
       const float* start = layer ? net.bias(layer) : net.table + (size_t)sphere * net.width;
-      for (int row = 0; row < net.width; ++row) {
+      const float* weights = net.matrix(layer);
+      for (int row = 0; row < net.width; ++row, weights += in.size()) {
         float sum = start[row];
-        for (size_t k = 0; k < in.size(); ++k) sum += net.matrix(layer)[row * in.size() + k] * in[k];
+        for (size_t k = 0; k < in.size(); ++k) sum += weights[k] * in[k];
         out[row] = net.silu ? sum / (1 + expf(-sum)) : sum * (sum > 0 ? 1 : kLeakySlope);
       }
     }
@@ -348,7 +349,8 @@ extern "C" void emulated_trace(const float* spheres, int sphere_count, const flo
     rounds.resize(blocks);
     trace_rays(mlp, shell, net, options, rays, work, rounds[warp::now->block], warp::now->index);
   });
-  *used = {warp::passes / 3 - 1, tiles, queries}; // three barriers in a round, and four passes around them
+  // Three barriers in a round, and four passes around them.
+  *used = {warp::passes / 3 - 1, tiles, queries};
   if (kind == kPlain) return; // it has no derivatives
   with_mlp(net, sphere_count, kind, blocks, [&](const auto& mlp, int warp, int warps) {
     find_normals(mlp, shell, net, rays, work, warp, warps);
