@@ -167,12 +167,9 @@ float trusted_from(const PackedNetwork& packed, int count) {
   float error = 0;
   for (int round = 0; round < 4; ++round) {
     for (int i = 0; i < kBatch; ++i) {
-      const int k = round * kBatch + i;
-      const float* s = packed.spheres + 5 * (batch.spheres[i] = (int)(k * 7919LL % count));
-      const float z = 1 - (k + 0.5f) / (2 * kBatch), across = sqrtf(1 - z * z), turn = 2.39996f * k;
-      const float r = s[3] + (s[4] - s[3]) * (k % 11 + 0.5f) / 11;
-      const Point to = {across * cosf(turn), across * sinf(turn), z};
-      batch.points[i] = {s[0] + r * to.x, s[1] + r * to.y, s[2] + r * to.z};
+      const Sample sample(packed.spheres, count, round * kBatch + i, 4 * kBatch);
+      batch.points[i] = sample.place;
+      batch.spheres[i] = sample.sphere;
     }
     batch.estimate(kBatch);
     float rough[kBatch];

@@ -7,10 +7,10 @@
 #include <torch/csrc/stable/accelerator.h>
 #include <torch/csrc/stable/macros.h>
 
-#include "warp_intrinsics.h" // which warp_trace.h expects
+#include "warp_intrinsics.h" // which block_trace.h expects
 
+#include "block_trace.h"
 #include "tensors.h"
-#include "warp_trace.h"
 
 namespace dss {
 namespace {
@@ -57,25 +57,32 @@ void for_each(const Device& device, int64_t count, Function function) {
   STD_CUDA_KERNEL_LAUNCH_CHECK();
 }
 
-// Every warp runs task(mlp, warp_index, warp_count).
+// In bytes: the weights, and behind them the room for a round of `trace_rays`.
+template <class Mlp>
+size_t shared_bytes(const Network& net) {
+  return Mlp::shared_bytes(net) + sizeof(Round<Mlp>);
+}
+
+// Every warp runs task(mlp, warp_index, warp_count, round), of which a block shares the last.
 template <class Mlp, class Task>
 __global__ void __launch_bounds__(32 * Mlp::kWarps)
-    run_task(const __grid_constant__ Network net, const float* packed,
+    run_task(const __grid_constant__ Network net, size_t spheres, const char* packed,
              const __grid_constant__ Task task) {
   extern __shared__ __align__(16) char shared[];
-  Mlp::load(net, shared, threadIdx.x, blockDim.x);
+  Mlp::load(net, packed, shared, threadIdx.x, blockDim.x);
   __syncthreads();
   const int warp_index = threadIdx.x / 32;
-  Mlp mlp(net, packed, shared, warp_index);
-  task(mlp, blockIdx.x * Mlp::kWarps + warp_index, gridDim.x * Mlp::kWarps);
+  const Mlp mlp(net, spheres, packed, shared, warp_index);
+  task(mlp, blockIdx.x * Mlp::kWarps + warp_index, gridDim.x * Mlp::kWarps,
+       *(Round<Mlp>*)(shared + Mlp::shared_bytes(net)));
 }
 
 // In no more blocks than run at the same time, and no more warps than `warps`.
 template <class Mlp, class Task>
-void launch(const Device& device, const Network& net, const float* packed, int64_t warps,
-            Task task) {
+void launch(const Device& device, const Network& net, size_t spheres, const char* packed,
+            int64_t warps, Task task) {
   const auto kernel = run_task<Mlp, Task>;
-  const size_t bytes = Mlp::shared_bytes(net);
+  const size_t bytes = shared_bytes<Mlp>(net);
   int resident = 0, multiprocessors = 0;
   // The same limit at each call, or it would be a race between threads with different networks.
   STD_CUDA_CHECK(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
@@ -88,37 +95,45 @@ void launch(const Device& device, const Network& net, const float* packed, int64
   const int64_t blocks =
       std::min<int64_t>(needed, (int64_t)std::max(resident, 1) * multiprocessors);
   if (blocks == 0) return;
-  kernel<<<blocks, 32 * Mlp::kWarps, bytes, device.stream>>>(net, packed, task);
+  kernel<<<blocks, 32 * Mlp::kWarps, bytes, device.stream>>>(net, spheres, packed, task);
   STD_CUDA_KERNEL_LAUNCH_CHECK();
 }
 
-template <int width, class... Tasks>
-void run_padded(const Device& device, const Network& net, bool half, int64_t warps,
+// The weights are packed once, for all blocks of all tasks.
+template <class Mlp, class... Tasks>
+void run_packed(const Device& device, const Network& net, size_t spheres, int64_t warps,
                 Tasks... tasks) {
-  using Silu = FusedMlpHalf<width, true>;
-  using Leaky = FusedMlpHalf<width, false>;
-  if (half && Silu::shared_bytes(net) <= (size_t)device.shared_memory()) {
-    if (net.silu) (launch<Silu>(device, net, nullptr, warps, tasks), ...);
-    else (launch<Leaky>(device, net, nullptr, warps, tasks), ...);
-    return;
-  }
-  using Float = FusedMlpFloat<width>;
-  const int64_t size = Float::packed_size(net);
-  Tensor packed = empty({size}, ScalarType::Float, device.tensor);
-  float* to = packed.mutable_data_ptr<float>();
+  const int64_t bytes = Mlp::packed_bytes(net, spheres);
+  Tensor packed = empty({bytes}, ScalarType::Byte, device.tensor);
+  char* to = (char*)packed.mutable_data_ptr();
   const Network from = net;
-  for_each(device, size, [=] __device__(int64_t i) { to[i] = Float::packed(from, i); });
-  (launch<Float>(device, net, to, warps, tasks), ...);
+  for_each(device, Mlp::pack_count(net, spheres),
+           [=] __device__(int64_t i) { Mlp::pack(from, spheres, to, i); });
+  (launch<Mlp>(device, net, spheres, to, warps, tasks), ...);
 }
 
 // Run tasks one after the other, with one lane per ray or point; in 16 bits where that is asked
 // for, and fits the shared memory.
 template <class... Tasks>
-void run(const Device& device, const Network& net, bool half, int64_t count, Tasks... tasks) {
-  STD_TORCH_CHECK(net.width <= 128 && net.inputs() <= 16 * kMaxInputTiles,
-                  "network: on CUDA up to 128 wide and 10 octaves");
-  auto padded = net.width <= 64 ? run_padded<64, Tasks...> : run_padded<128, Tasks...>;
-  padded(device, net, half, (count + 31) / 32, tasks...);
+void run(const Device& device, const Network& net, size_t spheres, bool half, int64_t count,
+         Tasks... tasks) {
+  STD_TORCH_CHECK(net.width <= 128 && net.octaves <= kMaxOctaves,
+                  "network: on CUDA up to 128 wide and ", kMaxOctaves, " octaves");
+  const auto run_as = [&](auto* mlp) {
+    using Mlp = std::remove_pointer_t<decltype(mlp)>;
+    const bool fits = net.layers <= Mlp::kMaxLayers &&
+                      shared_bytes<Mlp>(net) <= (size_t)device.shared_memory();
+    if (fits) run_packed<Mlp>(device, net, spheres, (count + 31) / 32, tasks...);
+    return fits;
+  };
+  const auto run_padded = [&](auto constant) {
+    constexpr int width = decltype(constant)::value;
+    const bool done = half && (net.silu ? run_as((FusedMlpHalf<width, true>*)nullptr)
+                                        : run_as((FusedMlpHalf<width, false>*)nullptr));
+    if (!done) run_as((FusedMlpFloat<width>*)nullptr);
+  };
+  if (net.width <= 64) run_padded(std::integral_constant<int, 64>());
+  else run_padded(std::integral_constant<int, 128>());
 }
 
 struct FieldTask {
@@ -131,7 +146,7 @@ struct FieldTask {
   Point* gradients;      // (count, 3) or null
 
   template <class Mlp>
-  __device__ void operator()(Mlp& mlp, int warp_index, int warp_count) const {
+  __device__ void operator()(const Mlp& mlp, int warp_index, int warp_count, Round<Mlp>&) const {
     for (int64_t first = 32 * (int64_t)warp_index; first < count;
          first += 32 * (int64_t)warp_count) {
       const int64_t i = first + warp::lane_index(), read = i < count ? i : first;
@@ -155,7 +170,7 @@ struct SdfTask {
   float* values;       // (count,)
 
   template <class Mlp>
-  __device__ void operator()(Mlp& mlp, int warp_index, int warp_count) const {
+  __device__ void operator()(const Mlp& mlp, int warp_index, int warp_count, Round<Mlp>&) const {
     for (int64_t first = 32 * (int64_t)warp_index; first < count;
          first += 32 * (int64_t)warp_count) {
       const int64_t i = first + warp::lane_index();
@@ -176,8 +191,21 @@ struct TraceTask {
   Work work;
 
   template <class Mlp>
-  __device__ void operator()(Mlp& mlp, int, int) const {
-    trace_rays(mlp, shell, net, options, rays, work);
+  __device__ void operator()(const Mlp& mlp, int warp_index, int, Round<Mlp>& round) const {
+    trace_rays(mlp, shell, net, options, rays, work, round, warp_index % Mlp::kWarps);
+  }
+};
+
+struct ErrorTask {
+  Network net;
+  const float* spheres;
+  int sphere_count;
+  Work work;
+
+  template <class Mlp>
+  __device__ void operator()(const Mlp& mlp, int warp_index, int warp_count, Round<Mlp>&) const {
+    if (Mlp::kHasRough)
+      measure_error(mlp, net, spheres, sphere_count, work, warp_index, warp_count);
   }
 };
 
@@ -188,7 +216,7 @@ struct NormalTask {
   Work work;
 
   template <class Mlp>
-  __device__ void operator()(Mlp& mlp, int warp_index, int warp_count) const {
+  __device__ void operator()(const Mlp& mlp, int warp_index, int warp_count, Round<Mlp>&) const {
     find_normals(mlp, shell, net, rays, work, warp_index, warp_count);
   }
 };
@@ -289,7 +317,7 @@ std::tuple<Tensor, Tensor> field(Tensor spheres, Tensor table, Tensor weights,
   task.owners = data<int64_t>(owner, "owner", count, 0);
   task.values = values.mutable_data_ptr<float>();
   task.gradients = gradient ? (Point*)gradients.mutable_data_ptr<float>() : nullptr;
-  run(device, task.net, half, count, task);
+  run(device, task.net, task.sphere_count, half, count, task);
   return {values, gradients};
 }
 
@@ -302,7 +330,7 @@ Tensor sdf(Tensor spheres, Tensor tree, Tensor table, Tensor weights, std::vecto
   const Point* p = points_of(points, "points");
   Tensor values = empty({count}, ScalarType::Float, points);
   const SdfTask task = {shell, net, (int)rule, count, p, values.mutable_data_ptr<float>()};
-  run(device, net, half, count, task);
+  run(device, net, spheres.size(0), half, count, task);
   return values;
 }
 
@@ -318,18 +346,20 @@ TracedTensors trace(Tensor spheres, Tensor tree, Tensor table, Tensor weights,
   STD_TORCH_CHECK(count < INT32_MAX / 2, "origins: at most 2^30 rays at once");
   Traced traced(origins);
   const Rays rays = traced.rays(origins, directions);
-  Tensor scratch = empty({3 + 2 * count}, ScalarType::Int, origins); // three counts, two lists
+  Tensor scratch = empty({4 + 2 * count}, ScalarType::Int, origins); // four numbers, two lists
   int* lists = scratch.mutable_data_ptr<int>();
-  const Work work = {lists, lists + 1, lists + 2, lists + 3, lists + 3 + count};
-  STD_CUDA_CHECK(cudaMemsetAsync(lists, 0, 3 * sizeof(int), device.stream));
+  const Work work = {lists,    lists + 1,         lists + 2, (float*)(lists + 3),
+                     lists + 4, lists + 4 + count};
+  STD_CUDA_CHECK(cudaMemsetAsync(lists, 0, 4 * sizeof(int), device.stream));
   for_each(device, count, [=] __device__(int64_t i) { // queue the rays that meet the shell
     Trace trace;
     trace.ray = rays.ray(i);
     rays.store(i, trace);
     if (trace.meets(shell)) work.queue[atomicAdd(work.queued, 1)] = (int)i;
   });
-  run(device, net, half, count, TraceTask{shell, net, options, rays, work},
-      NormalTask{shell, net, rays, work});
+  run(device, net, spheres.size(0), half, count,
+      ErrorTask{net, shell.spheres, (int)spheres.size(0), work},
+      TraceTask{shell, net, options, rays, work}, NormalTask{shell, net, rays, work});
   return traced.tuple();
 }
 

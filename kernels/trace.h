@@ -12,7 +12,33 @@ constexpr float kMinStep = 2e-4f;      // of a ray that comes no closer; doubles
 constexpr float kTrustedReach = 2e-3f; // how far ahead the slope between two queries is trusted
 constexpr float kSlopeMargin = 0.15f;  // the field may fall by this much more steeply than it did
 constexpr float kTangentReach = 8;     // tolerances from the last query to the root for `close`
+constexpr float kMinRatio = 0.25f;     // of each step to the one before, for queries at once
 constexpr int kMaxQueries = 256;       // per interval
+
+// Where several queries of one ray are to be: at t, then a step further, and so on.
+struct Places {
+  float t, step, ratio; // of a step to the one before
+
+  DSS_HD void advance() {
+    t += step;
+    step *= ratio;
+  }
+};
+
+// The k-th of `total` points between the inner and the outer spheres, all over the shell.
+struct Sample {
+  Point place;
+  int sphere;
+
+  DSS_HD Sample(const float* spheres, int count, int k, int total)
+      : sphere((int)(k * 7919LL % count)) {
+    const float* s = spheres + 5 * (size_t)sphere;
+    const float z = 1 - (k + 0.5f) / (total / 2), across = sqrtf(1 - z * z), turn = 2.39996f * k;
+    const float r = s[3] + (s[4] - s[3]) * (k % 11 + 0.5f) / 11;
+    const Point to = {across * cosf(turn), across * sinf(turn), z};
+    place = {s[0] + r * to.x, s[1] + r * to.y, s[2] + r * to.z};
+  }
+};
 
 struct TraceOptions {
   int rule;        // of shell.h
@@ -103,6 +129,46 @@ class Trace {
     hit = root + value / -rise;
     sphere = asked;
     return true;
+  }
+
+  // Where the ray may ask `count` queries at once: across the bracket, or from t on with steps that
+  // shrink as the field is thought to. In other states all are at t.
+  DSS_HD Places places(int count) const {
+    if (state == kBracket && count > 1) {
+      const float step = (high - low) / (count + 1);
+      return {low + step, step, 1};
+    }
+    if (state != kStep) return {t, 0, 1};
+    const float ratio = min_of(max_of(expected() / low_value, kMinRatio), 1);
+    return {t, max_of(ratio * (t - low), kMinStep), ratio};
+  }
+
+  // Take the first `count` of the answers to `asked` queries at once, as far as they are of use.
+  template <class Answer>
+  DSS_HD bool take(const Shell& shell, const TraceOptions& options, int asked, int count,
+                   Answer answer) {
+    Places next = places(asked);
+    if (state != kBracket || asked == 1) {
+      for (int k = 0; k < count; ++k, next.advance()) {
+        const bool on = k == 0 || (state == kStep && low < next.t && next.t < interval.end);
+        if (!on) return true;
+        if (k > 0) relaxed = next.t > low + safe;
+        t = next.t;
+        if (!take(shell, options, answer(k))) return false;
+        if (low != next.t) return true;
+      }
+      return true;
+    }
+    ++queries;
+    root = -1;
+    for (int k = 0; k < count; ++k, next.advance()) {
+      const bool outside = answer(k) > 0;
+      (outside ? low : high) = next.t;
+      (outside ? low_value : high_value) = answer(k);
+      ++steps;
+      if (!outside) break;
+    }
+    return refine(shell, options);
   }
 
   // Take the answer to the query and go to the next one.
