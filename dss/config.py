@@ -144,7 +144,7 @@ class FitSettings(Section):
     starts: Count = 1  # initialisations to choose from: the best after `start_epochs` goes on
     start_epochs: Count = 10  # epochs that each of several `starts` gets
     checkpoint: Count = 10  # epochs between resumable states
-    mixed_precision: bool = True  # bfloat16 matrix products on CUDA
+    mixed_precision: bool = True  # bfloat16 matrix products where they are faster
     # what a bit of the coded field costs, in units of the loss; 0: the field is not to be coded
     rate_weight: NonNegative = 0.0
 

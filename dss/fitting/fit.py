@@ -177,7 +177,7 @@ class Training:
 
     def _loss(self, samples: Samples, progress: float) -> Tensor:
         values, bits = self._quantised(progress)
-        mixed = self.config.mixed_precision and self.device.type == "cuda"
+        mixed = self.config.mixed_precision and multiplies_bfloat16(self.device)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=mixed):
             loss = functional_call(
                 self.objective, with_prefix("field", values), (samples, self._error)
@@ -316,6 +316,15 @@ def _best_start(
             scalars = training.run_epoch(rounds)
         ranks.append((not scalars["crossing"], scalars["monitored"]))
     return starts[ranks.index(min(ranks))]
+
+
+def multiplies_bfloat16(device: torch.device) -> bool:
+    """Whether products of bfloat16 matrices are faster than those of float32: on CUDA, and on
+    processors that have instructions for them (AVX512-BF16 or AMX)."""
+    if device.type == "cpu":
+        able = getattr(torch.cpu, "get_capabilities", dict)()  # older versions do not say
+        return bool(able.get("avx512_bf16") or able.get("amx_bf16"))
+    return device.type == "cuda"
 
 
 def make_optimizers(field: Field, settings: FitSettings) -> list[torch.optim.Optimizer]:

@@ -16,7 +16,7 @@ from scipy.spatial import cKDTree
 from dss.errors import InputError
 from dss.geometry.distance import MeshDistance
 from dss.geometry.mesh import surface_samples
-from dss.shell.certify import nearest_sphere
+from dss.shell.certify import nearest_sphere, squared_distances
 from dss.shell.lattice import Lattice
 
 COARSE = 60  # samples per ball for insertion and Lloyd's iteration
@@ -86,18 +86,9 @@ def _balls(
     return np.concatenate([centers, radii[..., None]], -1, dtype=np.float64)
 
 
-def _squares(points: np.ndarray, centers: np.ndarray) -> np.ndarray:
-    """Squared distances (...) of points (..., 3) from centers (..., 3 or more).
-
-    One coordinate at a time: numpy is several times slower along a last axis of three.
-    """
-    x, y, z = (points[..., axis] - centers[..., axis] for axis in range(3))
-    return x * x + y * y + z * z
-
-
 def _gap(points: np.ndarray, balls: np.ndarray) -> np.ndarray:
     """What each ball (..., 4) must grow by to hold the point (..., 3)."""
-    return np.sqrt(_squares(points, balls)) - balls[..., 3]
+    return np.sqrt(squared_distances(points, balls)) - balls[..., 3]
 
 
 def _moved(balls: np.ndarray, step: np.ndarray, generator: np.random.Generator) -> np.ndarray:
@@ -261,7 +252,7 @@ class _Lloyd:
         points = self.samples[cells.members[place]]
         squares = np.empty((2, *places.shape[:2]))
         for k in range(places.shape[1]):
-            squared = _squares(points, places[:, k].repeat(size, axis=0))
+            squared = squared_distances(points, places[:, k].repeat(size, axis=0))
             squares[0, :, k] = np.maximum.reduceat(squared, begin)
             squares[1, :, k] = np.minimum.reduceat(squared, begin)
         return tuple(np.sqrt(squares))
@@ -407,7 +398,7 @@ def _descend(
         for index in np.argsort(-thickness):
             region = regions[index]
             alone = region.held_points[times[region.held] == 1]
-            farthest = np.sqrt(_squares(alone, trials[index, :, None]).max(1, initial=0))
+            farthest = np.sqrt(squared_distances(alone, trials[index, :, None]).max(1, initial=0))
             needed = np.maximum(farthest - trials[index, :, 3], 0)
             best = needed.argmin()
             scale[index] *= 1 if best else 0.8
@@ -435,6 +426,6 @@ class _Region:
     def hold(self, ball: np.ndarray, outer: float) -> bool:
         """Find the samples that another outer ball holds; whether it is within the region."""
         reach = outer + ROUNDING
-        inside = _squares(self.points, ball[:3]) <= reach**2
+        inside = squared_distances(self.points, ball[:3]) <= reach**2
         self.held, self.held_points = self.samples[inside], self.points[inside]
         return np.linalg.norm(ball[:3] - self.center) + reach <= self.radius

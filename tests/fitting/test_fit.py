@@ -272,8 +272,32 @@ def test_samples_are_counted_as_the_gradient_sees_them(tmp_path, monkeypatch):
     assert samples_seen(config, rounds) == count == 800 * 2 + 400 * 2 + 1600
 
 
-# At such a rate the error jumps up and down, and the last epoch is not the best.
+# At such a rate the error jumps up and down, and the last epoch is not the best. Without mixed
+# precision it does so alike on processors that multiply in bfloat16 and on others.
 JUMPY = {"schedule": "constant", "optimizer": "adam", "lr": 0.3, "keep": "best"}
+JUMPY |= {"mixed_precision": False}
+
+
+@pytest.mark.parametrize(
+    "able, wanted, used",
+    [
+        ({"avx512_bf16": True, "amx_bf16": False}, True, True),
+        ({"avx512_bf16": False, "amx_bf16": True}, True, True),
+        ({"avx512_bf16": True}, False, False),
+        ({"avx512": True, "avx512_bf16": False}, True, False),
+        ({}, True, False),
+    ],
+)
+def test_bfloat16_where_the_processor_multiplies_it(monkeypatch, able, wanted, used):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: able)
+    training = Training(configuration(mixed_precision=wanted), SHELL.geometry, CPU)
+    kinds = []
+    training.field.mlp[0].register_forward_hook(
+        lambda _module, _inputs, out: kinds.append(out.dtype)
+    )
+    training._loss(ball_samples(0, 10), 0.0).backward()
+    assert kinds == [torch.bfloat16 if used else torch.float32]
+    assert all(value.dtype == torch.float32 for value in training.field.state_dict().values())
 
 
 def saved(field, path: Path) -> bytes:
