@@ -13,6 +13,7 @@ from dss.fields import build
 from dss.fields.dual_shell import DualShellSettings
 from dss.ops import reference
 from dss.shell.dual_shell import DualShell
+from tests.kernels.structures import Network
 
 ROOT = Path(__file__).parents[2]
 NATIVE = "-march=native"
@@ -22,20 +23,6 @@ NETWORKS = [
     {"width": 40, "layers": 3, "octaves": 4},
     {"width": 7, "layers": 1, "octaves": 1, "local": False, "output": "tanh"},
 ]
-
-
-class Network(ctypes.Structure):
-    _fields_ = [
-        ("table", ctypes.c_void_p),
-        ("weights", ctypes.c_void_p),
-        ("layers", ctypes.c_int),
-        ("width", ctypes.c_int),
-        ("octaves", ctypes.c_int),
-        ("local", ctypes.c_bool),
-        ("silu", ctypes.c_bool),
-        ("radial", ctypes.c_bool),
-        ("frequency", ctypes.c_float),
-    ]
 
 
 @pytest.mark.skipif(platform.machine() != "x86_64", reason="the flags are those of x86")

@@ -18,6 +18,7 @@ from dss.fields import build
 from dss.fields.dual_shell import DualShellSettings
 from dss.shell.dual_shell import DualShell
 from kernels import build as kernels
+from tests.kernels.structures import Network
 
 ROOT = Path(__file__).parents[2]
 needs_gcc = pytest.mark.skipif(shutil.which("g++") is None, reason="no compiler")
@@ -243,20 +244,6 @@ def test_sixteen_bits_are_nearly_as_good():
     both = exact.t.isfinite() & got.t.isfinite()
     assert (exact.t.isfinite() != got.t.isfinite()).float().mean() < 0.01 and both.sum() > 1000
     assert ((exact.t - got.t).abs()[both] < 1e-3).float().mean() > 0.98
-
-
-class Network(ctypes.Structure):
-    _fields_ = [
-        ("table", ctypes.c_void_p),
-        ("weights", ctypes.c_void_p),
-        ("layers", ctypes.c_int),
-        ("width", ctypes.c_int),
-        ("octaves", ctypes.c_int),
-        ("local", ctypes.c_bool),
-        ("silu", ctypes.c_bool),
-        ("radial", ctypes.c_bool),
-        ("frequency", ctypes.c_float),
-    ]
 
 
 class TraceOptions(ctypes.Structure):

@@ -1,0 +1,19 @@
+"""Structures of kernels/*.h, as ctypes passes them to the libraries that tests compile."""
+
+import ctypes
+
+
+class Network(ctypes.Structure):
+    """kernels/network.h."""
+
+    _fields_ = [
+        ("table", ctypes.c_void_p),
+        ("weights", ctypes.c_void_p),
+        ("layers", ctypes.c_int),
+        ("width", ctypes.c_int),
+        ("octaves", ctypes.c_int),
+        ("local", ctypes.c_bool),
+        ("silu", ctypes.c_bool),
+        ("radial", ctypes.c_bool),
+        ("frequency", ctypes.c_float),
+    ]
