@@ -32,7 +32,7 @@ ABI = "-DTORCH_TARGET_VERSION=0x020a000000000000"
 MATHS = ["-fno-math-errno", "-fno-trapping-math"]
 CPU_FLAGS = [ABI, "-O3", "-march=native", *MATHS, "-fvisibility=hidden"]
 CUDA_FLAGS = [ABI, "-DUSE_CUDA", "-O3", "--extended-lambda", "--expt-relaxed-constexpr"]
-MIN_CAPABILITY = 8.0  # the matrix instructions of fused_mlp.h; their names before are below
+MIN_CAPABILITY = 8.0  # the matrix instructions of fused_mlp_half.h; their names before are below
 TOO_OLD = ("Kepler", "Maxwell", "Pascal", "Volta", "Turing")
 log = logging.getLogger("dss")
 

@@ -4,8 +4,20 @@
 
 #include "shell.h"
 
+#ifdef __CUDACC__
+#define DSS_DEVICE __device__ inline
+#define DSS_DEVICE_INLINE __device__ __forceinline__
+#define DSS_DEVICE_NOINLINE __device__ __noinline__
+#else
+#define DSS_DEVICE inline
+#define DSS_DEVICE_INLINE inline
+#define DSS_DEVICE_NOINLINE inline
+#endif
+#define DSS_UNROLL _Pragma("unroll")
+
 namespace dss {
 
+constexpr int kMaxOctaves = 10; // on CUDA
 constexpr float kLeakySlope = 0.1f; // of the leaky rectifier
 
 // Hidden layers of `width` on the encoded offset from the owner's centre. A latent enters through
