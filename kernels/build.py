@@ -92,7 +92,7 @@ def _built(library: Path, source: str, device: str) -> Path:
         if not _is_ours(library):
             _require_compiler(device)
             log.warning("compiling the operators for %s, once", device)
-            _build(library, source)
+            compile_library(library, HERE / source, CPU_FLAGS)
     return library
 
 
@@ -148,7 +148,8 @@ def _processor() -> str:
     return next(flags, platform.processor())
 
 
-def _build(library: Path, source: str) -> None:
+def compile_library(library: Path, source: Path, cpu_flags: list[str]) -> None:
+    """Compile a source to a library and load it. Raises what torch raises."""
     from torch.utils import cpp_extension
 
     folder = Path(tempfile.mkdtemp(dir=library.parent))
@@ -157,7 +158,7 @@ def _build(library: Path, source: str) -> None:
     os.environ["PATH"] = os.pathsep.join(paths)
     try:
         cpp_extension.load(
-            library.stem, [str(HERE / source)], extra_cflags=CPU_FLAGS,
+            library.stem, [str(source)], extra_cflags=cpu_flags,
             extra_cuda_cflags=CUDA_FLAGS, build_directory=str(folder), is_python_module=False,
         )  # fmt: skip
         (folder / library.name).chmod(0o755)  # whatever the umask: no one else may write
