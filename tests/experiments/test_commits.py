@@ -31,14 +31,14 @@ def test_a_commit_is_as_right_as_itself(unchanged, ball_run, script):
     assert code == 0, error
     header, _, row = ([c.strip() for c in line.split("|")] for line in out.splitlines()[-3:])
     cell = dict(zip(header, row, strict=True))
-    assert int(cell["queries before"]) == int(cell["queries now"]) > 300
+    assert cell["queries before"] == cell["queries now"] != "0"
     assert cell["rays checked"] == "342" and cell["wrong before"] == "0"
     assert cell["hits that differ"] == "0" and float(cell["times faster"]) > 0
 
 
 def test_no_such_commit(unchanged, ball_run, script):
     code, _, error = script("scripts.compare_commits", ball_run, "--commit", "no-such-commit")
-    assert code == 1 and "name a commit of this repository" in error
+    assert code == 2 and "name a commit of this repository" in error
 
 
 def test_which_depths_differ():
