@@ -8,6 +8,7 @@ all that went into it. What others could have put there is never loaded.
 """
 
 import contextlib
+import ctypes
 import fcntl
 import functools
 import hashlib
@@ -34,6 +35,7 @@ CPU_FLAGS = [ABI, "-O3", "-march=native", *MATHS, "-fvisibility=hidden"]
 CUDA_FLAGS = [ABI, "-DUSE_CUDA", "-O3", "--extended-lambda", "--expt-relaxed-constexpr"]
 MIN_CAPABILITY = 8.0  # the matrix instructions of fused_mlp_half.h; their names before are below
 TOO_OLD = ("Kepler", "Maxwell", "Pascal", "Volta", "Turing")
+WRONG_TILES = 2  # of TileState
 log = logging.getLogger("dss")
 
 
@@ -53,7 +55,7 @@ def _load(device: str, source: str) -> str:
         if not _is_ours(library):  # else the folder may be read-only: nothing is written
             library = _built(library, source, device)
         torch.ops.load_library(library)
-        return f"compiled ({library})"
+        return f"compiled ({library}{_tiles(library) if device == 'cpu' else ''})"
     except Exception as error:  # whatever is wrong with the compiler, the reference works
         log.debug("operators for %s", device, exc_info=True)
         reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
@@ -63,6 +65,14 @@ def _load(device: str, source: str) -> str:
             device, reason, place,
         )  # fmt: skip
         return f"plain torch ({place})"
+
+
+def _tiles(library: Path) -> str:
+    """What a library for the CPU makes of the processor's matrix unit, where it knows one."""
+    state = ctypes.CDLL(str(library)).dss_tiles()  # by TileState of tiles.h
+    if state == WRONG_TILES:
+        log.warning("AMX is not used, slower, for it computed a known product wrongly")
+    return ("", "; AMX: refused by the system", "; AMX: wrong, not used", "; AMX: used")[state]
 
 
 def _written_log(device: str, text: str) -> Path | str:

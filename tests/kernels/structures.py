@@ -17,3 +17,12 @@ class Network(ctypes.Structure):
         ("radial", ctypes.c_bool),
         ("frequency", ctypes.c_float),
     ]
+
+
+class Rays(ctypes.Structure):
+    """kernels/trace.h."""
+
+    _fields_ = [
+        (name, ctypes.c_void_p)
+        for name in ("origins", "directions", "t", "sphere", "normal", "steps", "intervals")
+    ]

@@ -18,7 +18,7 @@ from dss.fields import build
 from dss.fields.dual_shell import DualShellSettings
 from dss.shell.dual_shell import DualShell
 from kernels import build as kernels
-from tests.kernels.structures import Network
+from tests.kernels.structures import Network, Rays
 
 ROOT = Path(__file__).parents[2]
 needs_gcc = pytest.mark.skipif(shutil.which("g++") is None, reason="no compiler")
@@ -252,13 +252,6 @@ class TraceOptions(ctypes.Structure):
         ("exact", ctypes.c_bool),
         ("everywhere", ctypes.c_bool),
         ("tolerance", ctypes.c_float),
-    ]
-
-
-class Rays(ctypes.Structure):
-    _fields_ = [
-        (name, ctypes.c_void_p)
-        for name in ("origins", "directions", "t", "sphere", "normal", "steps", "intervals")
     ]
 
 
