@@ -19,6 +19,9 @@ extern "C" int tried(bool granted, bool faulty) {
   return state;
 }
 
+// From now on, before the unit was ever tried.
+extern "C" void refuse() { Amx::is_granted = false; }
+
 extern "C" bool in_use() { return Amx::in_use(); }
 
 // (rows, inputs) times the transpose of (outputs, inputs): by the high parts, and by both.

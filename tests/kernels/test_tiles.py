@@ -21,7 +21,7 @@ from dss.fields.dual_shell import DualShellSettings
 from dss.ops import reference
 from dss.shell.dual_shell import DualShell
 from kernels import build as kernels
-from tests.kernels.structures import Network, Rays
+from tests.kernels.structures import Network, Rays, hits_of, native, small_shell
 
 ROOT = Path(__file__).parents[2]
 HERE = Path(__file__).parent
@@ -38,13 +38,17 @@ def unit(tmp_path_factory) -> ctypes.CDLL:
     if shutil.which("g++") is None:
         pytest.skip("no compiler")
     built = tmp_path_factory.mktemp("tiles") / "tiles.so"
-    flags = ["-std=c++20", "-O2", "-march=native", "-fPIC", "-shared", "-Wall", "-Werror"]
+    flags = ["-std=c++20", "-O1", "-march=native", "-fPIC", "-shared", "-Wall", "-Werror"]
     # false alarms in the headers of GCC 12; and vectors that are passed by value
     flags += ["-Wno-uninitialized", "-Wno-maybe-uninitialized", "-Wno-psabi"]
     flags += ["-fno-gnu-unique"]  # else other libraries of the process would believe in its unit
     source = str(HERE / "evaluated_tiles.cpp")
     subprocess.run(["g++", *flags, source, "-o", str(built)], check=True)
-    library = ctypes.CDLL(str(built))
+    return loaded(built)
+
+
+def loaded(path: Path) -> ctypes.CDLL:
+    library = ctypes.CDLL(str(path))
     pointer, integer, flag = ctypes.c_void_p, ctypes.c_int, ctypes.c_bool
     library.in_use.restype = flag
     library.multiply.argtypes = [integer] * 3 + [pointer] * 4
@@ -89,15 +93,13 @@ def test_denormal_numbers_and_infinities(unit):
     assert split[3:5].tolist() == [[1 + 2**-8], [1 + 3 * 2**-8]]
 
 
-def small_shell() -> DualShell:
-    generator = torch.Generator().manual_seed(0)
-    inner = torch.rand(70, generator=generator) * 0.15 + 0.05
-    return DualShell(torch.rand(70, 3, generator=generator) * 1.2 - 0.6, inner, inner + 0.06)
-
-
-def native(network: ops.Network) -> Network:
-    pointers = network.table.data_ptr(), network.weights.data_ptr()
-    return Network(*pointers, *network.sizes, network.frequency)
+def evaluated(unit, shell: DualShell, network: ops.Network, points, owner) -> torch.Tensor:
+    """Values (3, n) by each precision."""
+    narrow, values = owner.int(), torch.full((3, len(points)), torch.nan)
+    pointers = (tensor.data_ptr() for tensor in (points, narrow, values))
+    spheres = shell.packed.spheres.data_ptr()
+    unit.evaluate(spheres, len(shell), native(network), len(points), *pointers)
+    return values
 
 
 @pytest.mark.parametrize(("layers", "width", "octaves"), NETWORKS)
@@ -109,11 +111,9 @@ def test_a_network_is_the_reference(unit, layers, width, octaves):
     settings = DualShellSettings(latent=4, layers=layers, width=width, octaves=octaves, **options)
     field = build(settings, shell.geometry)
     network = field.network()
-    points, owner = torch.rand(count, 3) - 0.5, torch.randint(len(shell), (count,)).int()
-    values = torch.full((3, count), torch.nan)
+    points, owner = torch.rand(count, 3) - 0.5, torch.randint(len(shell), (count,))
+    values = evaluated(unit, shell, network, points, owner)
     spheres = shell.packed.spheres
-    pointers = (tensor.data_ptr() for tensor in (points, owner, values))
-    unit.evaluate(spheres.data_ptr(), len(shell), native(network), count, *pointers)
     table, weights, *rest = network
     expected = reference.shell_field(
         spheres.double(), table.double(), weights.double(), *rest, points.double(), owner, False
@@ -126,16 +126,14 @@ def test_a_network_is_the_reference(unit, layers, width, octaves):
 
 
 def traced(unit, shell: ops.Shell, network: ops.Network, rule: str, rays, in_tiles: bool):
-    count, spheres = len(rays[0]), len(shell.spheres)
-    kinds = (torch.float32, torch.int64, torch.float32, torch.int32, torch.int32)
-    shapes = ((count,), (count,), (count, 3), (count,), (count,))
-    got = ops.Traced(*(torch.empty(s, dtype=k) for s, k in zip(shapes, kinds, strict=True)))
+    spheres = len(shell.spheres)
+    got, pointers = hits_of(rays)
     first_leaf, leaves = 0, 1
     while leaves * 8 < spheres:
         first_leaf, leaves = first_leaf + leaves, leaves * 8
     products = unit.trace(
         shell.spheres.data_ptr(), spheres, shell.tree.data_ptr(), first_leaf, native(network),
-        ops.RULES.index(rule), in_tiles, count, Rays(*(part.data_ptr() for part in (*rays, *got))),
+        ops.RULES.index(rule), in_tiles, len(rays[0]), pointers,
     )  # fmt: skip
     return got, products
 
@@ -170,6 +168,20 @@ def test_the_unit_is_tried_before_it_is_used(unit):
     assert not unit.in_use()
 
 
+def test_vectors_answer_where_the_system_refuses_the_unit(unit, tmp_path):
+    own = tmp_path / "refused.so"  # with a state of its own
+    shutil.copy(unit._name, own)
+    refused = loaded(own)
+    refused.refuse()
+    shell = small_shell()
+    torch.manual_seed(0)
+    network = build(DualShellSettings(latent=4, width=32), shell.geometry).network()
+    points, owner = torch.rand(50, 3) - 0.5, torch.randint(len(shell), (50,))
+    got, expected = (evaluated(one, shell, network, points, owner) for one in (refused, unit))
+    assert torch.equal(got[SPLIT], got[FULL]) and torch.equal(got[FULL], expected[FULL])
+    assert not torch.equal(expected[SPLIT], expected[FULL])
+
+
 @pytest.mark.parametrize(("state", "said"), [(0, ""), (REFUSED, "refused"), (RIGHT, "used")])
 def test_what_the_library_found_is_said(monkeypatch, caplog, state, said):
     monkeypatch.setattr(ctypes, "CDLL", lambda path: library_that_says(state))
@@ -199,7 +211,7 @@ def test_the_library_for_a_processor_with_the_unit_uses_it(tmp_path):
         pytest.skip("a compiler that does not know Sapphire Rapids, or no objdump")
     include = [*cpp_extension.include_paths(), sysconfig.get_path("include")]
     flags = [item for path in include for item in ("-isystem", path)]
-    flags += [kernels.ABI, "-std=c++20", "-O1", target, "-fPIC", "-c", "-w"]
+    flags += [kernels.ABI, "-std=c++20", "-O0", target, "-fPIC", "-c", "-w"]
     built = tmp_path / "cpu.o"
     source = str(ROOT / "kernels" / "cpu.cpp")
     subprocess.run(["g++", *flags, source, "-o", str(built)], check=True)
