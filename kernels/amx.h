@@ -1,6 +1,6 @@
-// The matrix unit of recent Intel processors (AMX): eight tiles of 16 rows of 64 bytes, and products
-// of tiles in bfloat16 with sums in 32 bits. Each thread configures its tiles before it uses them.
-// No torch. tests/kernels/emulated_amx.h has the same in plain C++.
+// The matrix unit of recent Intel processors (AMX): eight tiles of 16 rows of 64 bytes, and
+// products of tiles in bfloat16 with sums in 32 bits. Each thread configures its tiles before it
+// uses them. No torch. tests/kernels/emulated_amx.h has the same in plain C++.
 #pragma once
 
 #include <stdint.h>

@@ -11,8 +11,8 @@
 
 namespace dss {
 
-// How a network can be evaluated. Rough answers, in bfloat16, err by some hundredths of the thickness
-// of the shell; split ones, in sums of two bfloat16, by some five-hundredth of that.
+// How a network can be evaluated. Rough answers, in bfloat16, err by some hundredths of the
+// thickness of the shell; split ones, in sums of two bfloat16, by some five-hundredth of that.
 enum Precision { kRough, kSplit, kFull, kPrecisions };
 
 // With half the bits, the vector instructions multiply twice as many numbers at a time.

@@ -1,5 +1,5 @@
-// Matrix products in the tiles of kernels/amx.h. A number is the sum of two in bfloat16, its high and
-// its low part. No torch.
+// Matrix products in the tiles of kernels/amx.h. A number is the sum of two in bfloat16, its high
+// and its low part. No torch.
 #pragma once
 
 #include <math.h>
@@ -43,7 +43,7 @@ class TileRows {
 
   const Tile& tile(int row, int step, int part) const { return tiles[index(row, step, part)]; }
 
-  // kLanes numbers, from a column on that is a multiple of kLanes; without `split` not their low parts.
+  // kLanes numbers, from a column on that is a multiple of kLanes. Their low parts: with `split`.
   template <bool split>
   void store(int row, int column, Vector value) {
     const Halves high = rounded(value);
@@ -119,8 +119,8 @@ void multiply_block(const TileRows& in, int row, int row_part, const TileWeights
   Amx::multiply<3, 5, 7>();
 }
 
-// finish(start + in . weights) for (count, weights.outputs), as `layer` of batch.h. `split`: both parts
-// of each factor, but for the product of the low ones, so about 16 bits; else the high parts alone.
+// finish(start + in . weights) for (count, weights.outputs), as `layer` of batch.h. `split`: both
+// parts of each factor, but for the product of the low ones, so about 16 bits; else the high parts.
 template <bool split, class Start, class Finish>
 void tile_layer(int count, const TileRows& in, const TileWeights& weights, Start start,
                 Finish finish) {
