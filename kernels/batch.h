@@ -1,30 +1,21 @@
 // The network on a batch of points, on one core of the CPU: matrix products in the vector
-// registers. No torch.
+// registers, and in tiles where there are some. No torch.
 #pragma once
 
-#include <string.h>
-
 #include <algorithm>
-#include <bit>
 #include <type_traits>
 #include <vector>
 
-#ifdef __AVX512F__
-#include <immintrin.h>
-#endif
-
 #include "network.h"
+#include "tiles.h"
 
 namespace dss {
 
-// GCC's vector types compile to whatever the machine has. The blocks below fill its registers: 24
-// accumulators out of 32 with AVX-512, 12 out of 16 otherwise.
-#ifdef __AVX512F__
-constexpr int kLanes = 16, kVectors = 4;
-#else
-constexpr int kLanes = 8, kVectors = 2;
-#endif
-// With half the bits, the matrix instructions multiply twice as many numbers at a time.
+// How a network can be evaluated. Rough answers, in bfloat16, err by some hundredths of the
+// thickness of the shell; split ones, in sums of two bfloat16, by some five-hundredth of that.
+enum Precision { kRough, kSplit, kFull, kPrecisions };
+
+// With half the bits, the vector instructions multiply twice as many numbers at a time.
 #ifdef __AVX512BF16__
 constexpr bool kHasRough = true;
 #else
@@ -33,34 +24,10 @@ constexpr bool kHasRough = false;
 constexpr int kBlockRows = 6; // points of a block
 constexpr int kBatch = 96;    // points together: their activations fit the second-level cache
 
-typedef float Vector __attribute__((vector_size(4 * kLanes)));
-typedef int32_t Integers __attribute__((vector_size(4 * kLanes)));
-
-inline int padded(int count) { return (count + kLanes - 1) / kLanes * kLanes; }
-inline Vector load(const float* from) {
-  Vector result;
-  memcpy(&result, from, sizeof result);
-  return result;
-}
-inline void store(float* to, Vector value) { memcpy(to, &value, sizeof value); }
-inline float sum_of(Vector value) {
-#ifdef __AVX512F__
-  return _mm512_reduce_add_ps((__m512)value);
-#else
-  float result = 0;
-  for (int lane = 0; lane < kLanes; ++lane) result += value[lane];
-  return result;
-#endif
-}
-
 // Two numbers in bfloat16, the upper halves of floats, the first one in the lower half.
 struct Pair {
   uint32_t bits;
 };
-inline uint32_t rounded(float value) { // to the nearest bfloat16, ties to even
-  const uint32_t bits = std::bit_cast<uint32_t>(value);
-  return (bits + 0x7fff + (bits >> 16 & 1)) >> 16;
-}
 inline void multiply_add(Vector& sum, float in, Vector weight) { sum += in * weight; }
 // `weight` holds a pair in each lane. These two exist only where kHasRough.
 void multiply_add(Vector& sum, Pair in, Vector weight);
@@ -154,55 +121,6 @@ void layer(int count, const In* in, int in_stride, const Panels& panels, Start s
   }
 }
 
-// Sine and cosine to about 1e-7 for |x| up to some thousands: reduction by pi / 2 in three parts,
-// then polynomials.
-inline void sincos(Vector x, Vector& sine, Vector& cosine) {
-  const float magic = 12582912.0f; // adding and subtracting it rounds to an integer
-  const Vector turns = (x * 0.636619772f + magic) - magic;
-  const Vector y = ((x - turns * 1.5703125f) - turns * 4.83751297e-4f) - turns * 7.54978942e-8f;
-  const Vector z = y * y;
-  const Vector s = y + y * z * (-1.6666654611e-1f + z * (8.3321608736e-3f + z * -1.9515295891e-4f));
-  const Vector c = 1 - 0.5f * z + z * z * (4.166664568298827e-2f +
-                   z * (-1.388731625493765e-3f + z * 2.443315711809948e-5f));
-  const Integers quarter = __builtin_convertvector(turns, Integers);
-  const Integers swap = (quarter & 1) != 0;
-  const Vector a = swap ? c : s, b = swap ? s : c;
-  sine = (quarter & 2) != 0 ? -a : a;
-  cosine = ((quarter + 1) & 2) != 0 ? -b : b;
-}
-
-inline Vector reciprocal(Vector x) {
-#ifdef __AVX512F__
-  // An estimate and one step of Newton's method: a division would take as long as the rest of an
-  // activation.
-  const Vector guess = (Vector)_mm512_rcp14_ps((__m512)x);
-  return guess * (2 - x * guess);
-#else
-  return 1 / x;
-#endif
-}
-
-// e^x to about 1e-7 relative, for |x| < 87.
-inline Vector exponential(Vector x) {
-  const float magic = 12582912.0f;
-  const Vector power = (x * 1.44269504f + magic) - magic;
-  const Vector y = (x - power * 0.693359375f) + power * 2.12194440e-4f;
-  const Vector tail = 0.5f + y * (1.6666665459e-1f + y * (4.1665795894e-2f + y * (8.3334519073e-3f +
-                      y * (1.3981999507e-3f + y * 1.9875691500e-4f))));
-  const Vector mantissa = 1 + y + y * y * tail;
-  return (Vector)((Integers)mantissa + (__builtin_convertvector(power, Integers) << 23));
-}
-
-// To about 1e-7, relative where x is small, so that the sign is right.
-inline Vector tanh_of(Vector x) {
-  const Vector z = x * x;
-  const Vector small = x + x * z * (-3.3333333e-1f + z * (1.3333333e-1f + z * (-5.3968254e-2f +
-                       z * 2.1869489e-2f)));
-  const Vector low = x < -10 ? Vector{} - 10 : x, bounded = low > 10 ? Vector{} + 10 : low;
-  const Vector large = 1 - 2 / (1 + exponential(2 * bounded));
-  return z < 0.09f ? small : large;
-}
-
 // A network's weights, packed for the functions above. One per call of an operator, shared by its
 // threads.
 struct PackedNetwork {
@@ -210,7 +128,8 @@ struct PackedNetwork {
   const float* spheres; // (S, 5)
   int width;            // padded
   std::vector<Panels> forward, backward;
-  std::vector<Panels> rough; // `forward` in pairs of bfloat16
+  std::vector<Panels> rough;      // `forward` in pairs of bfloat16
+  std::vector<TileWeights> tiles; // the same for the matrix unit; none where that is not to be used
   std::vector<float> biases, output_row, table_copy;
   const float* table; // (S, width), which is a copy where the network's width needs padding
   float output_bias;
@@ -221,9 +140,10 @@ struct PackedNetwork {
     for (int i = 0; i < net.layers; ++i) {
       const float* matrix = net.matrix(i);
       const int inputs = i == 0 ? net.inputs() : n;
-      forward.emplace_back(inputs, n,
-                           [&](int output, int input) { return matrix[output * inputs + input]; });
-      if (kHasRough)
+      const auto element = [&](int output, int input) { return matrix[output * inputs + input]; };
+      forward.emplace_back(inputs, n, element);
+      if (tile_state() == kTilesRight) tiles.emplace_back(inputs, n, element);
+      else if (kHasRough)
         rough.emplace_back((inputs + 1) / 2, n, [&](int output, int pair) {
           const float* from = matrix + output * inputs + 2 * pair;
           const uint32_t second = 2 * pair + 1 < inputs ? rounded(from[1]) : 0;
@@ -246,6 +166,11 @@ struct PackedNetwork {
       table = table_copy.data();
     }
   }
+
+  // Whether answers of this precision are to be had, faster than those of the next one.
+  bool has(Precision precision) const {
+    return precision == kFull || !tiles.empty() || (precision == kRough && kHasRough);
+  }
 };
 
 // Up to kBatch points with their spheres, and the field there. One per thread.
@@ -259,23 +184,20 @@ class Batch {
   explicit Batch(const PackedNetwork& packed)
       : packed(packed), net(packed.net), width(packed.width), stride(padded(net.inputs())),
         phases(kBatch * stride), inward(kBatch * stride), hidden(2 * kBatch * width),
-        rough(kHasRough ? kBatch * (std::max(stride, width) / 2) * 2 : 0),
-        slopes(packed.backward.empty() ? 0 : (size_t)net.layers * kBatch * width) {}
+        rough(packed.rough.empty() ? 0 : kBatch * (std::max(stride, width) / 2) * 2),
+        slopes(packed.backward.empty() ? 0 : (size_t)net.layers * kBatch * width),
+        tiles(!packed.tiles.empty()), tile_phases(tiles ? kBatch : 0, stride),
+        tile_hidden{{tiles ? kBatch : 0, width}, {tiles ? kBatch : 0, width}}, in_use(tiles) {}
 
-  // Compute the values of the first `count` points.
-  void evaluate(int count) {
-    net.silu ? forward<true, false>(count) : forward<false, false>(count);
-  }
-
-  // Compute them in bfloat16, which is twice as fast and errs by some hundredths of the thickness
-  // of the shell. The same as `evaluate` where the processor has no such instructions.
-  void estimate(int count) {
-    net.silu ? forward<true, false, kHasRough>(count) : forward<false, false, kHasRough>(count);
+  // Compute the values of the first `count` points, by this precision or the next one that is to be
+  // had.
+  void evaluate(int count, Precision precision = kFull) {
+    net.silu ? evaluate<true>(count, precision) : evaluate<false>(count, precision);
   }
 
   // Compute their values and gradients, by the chain rule from the output back to the point.
   void differentiate(int count) {
-    net.silu ? forward<true, true>(count) : forward<false, true>(count);
+    net.silu ? forward<true, true, kFloats>(count) : forward<false, true, kFloats>(count);
     const auto zero = [](int, int) { return Vector{}; };
     float *delta = hidden.data(), *next = delta + kBatch * width;
     const float* last = slopes_of(net.layers - 1);
@@ -313,13 +235,33 @@ class Batch {
   std::vector<float> hidden;
   std::vector<Pair> rough;   // inputs of a layer, two arrays that take turns
   std::vector<float> slopes; // of the activations, kept for the way back
+  const bool tiles;          // are there
+  TileRows tile_phases;      // the encoding
+  TileRows tile_hidden[2];   // inputs of the other layers, in turns
+  const TilesInUse in_use;
   float outputs[kBatch] = {};
 
   float* slopes_of(int layer) { return &slopes[(size_t)layer * kBatch * width]; }
   const float* sphere(int row) const { return packed.spheres + 5 * (size_t)spheres[row]; }
 
-  template <bool silu, bool gradient, bool is_rough = false>
+  // What a layer multiplies.
+  enum Factors { kFloats, kPairs, kTiles, kSplitTiles };
+
+  template <bool silu>
+  void evaluate(int count, Precision precision) {
+    if constexpr (Amx::kCompiled) {
+      if (tiles && precision == kRough) return forward<silu, false, kTiles>(count);
+      if (tiles && precision == kSplit) return forward<silu, false, kSplitTiles>(count);
+    }
+    if (precision == kRough && !packed.rough.empty())
+      forward<silu, false, kHasRough ? kPairs : kFloats>(count);
+    else forward<silu, false, kFloats>(count);
+  }
+
+  template <bool silu, bool gradient, Factors factors>
   void forward(int count) {
+    constexpr bool is_rough = factors == kPairs, in_tiles = factors >= kTiles;
+    constexpr bool split = factors == kSplitTiles;
     encode(count);
     float *in = hidden.data(), *out = in + kBatch * width;
     const int half = std::max(stride, width) / 2; // a row of pairs
@@ -328,6 +270,10 @@ class Batch {
       for (int row = 0; row < count; ++row)
         for (int k = 0; k < stride; k += kLanes)
           store(rough_in + row * half + k / 2, load(&phases[row * stride + k]));
+    if constexpr (in_tiles)
+      for (int row = 0; row < count; ++row)
+        for (int k = 0; k < stride; k += kLanes)
+          tile_phases.template store<split>(row, k, load(&phases[row * stride + k]));
     for (int i = 0; i < net.layers; ++i) {
       float* kept = gradient ? slopes_of(i) : nullptr;
       const bool is_last = i == net.layers - 1;
@@ -345,10 +291,15 @@ class Batch {
         }
         if constexpr (is_rough)
           if (!is_last) return store(rough_out + row * half + o / 2, result);
+        if constexpr (in_tiles)
+          if (!is_last) return tile_hidden[i % 2].template store<split>(row, o, result);
         store(out + row * width + o, result);
       };
       auto run = [&](const float* from, int from_stride, auto start) {
         if constexpr (is_rough) layer(count, rough_in, half, packed.rough[i], start, finish);
+        else if constexpr (in_tiles)
+          tile_layer<split>(count, i == 0 ? tile_phases : tile_hidden[(i + 1) % 2],
+                            packed.tiles[i], start, finish);
         else layer(count, from, from_stride, packed.forward[i], start, finish);
       };
       if (i == 0) {

@@ -8,6 +8,7 @@ all that went into it. What others could have put there is never loaded.
 """
 
 import contextlib
+import ctypes
 import fcntl
 import functools
 import hashlib
@@ -34,6 +35,7 @@ CPU_FLAGS = [ABI, "-O3", "-march=native", *MATHS, "-fvisibility=hidden"]
 CUDA_FLAGS = [ABI, "-DUSE_CUDA", "-O3", "--extended-lambda", "--expt-relaxed-constexpr"]
 MIN_CAPABILITY = 8.0  # the matrix instructions of fused_mlp_half.h; their names before are below
 TOO_OLD = ("Kepler", "Maxwell", "Pascal", "Volta", "Turing")
+WRONG_TILES = 2  # of TileState
 log = logging.getLogger("dss")
 
 
@@ -53,7 +55,7 @@ def _load(device: str, source: str) -> str:
         if not _is_ours(library):  # else the folder may be read-only: nothing is written
             library = _built(library, source, device)
         torch.ops.load_library(library)
-        return f"compiled ({library})"
+        return f"compiled ({library}{_tiles(library) if device == 'cpu' else ''})"
     except Exception as error:  # whatever is wrong with the compiler, the reference works
         log.debug("operators for %s", device, exc_info=True)
         reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
@@ -63,6 +65,14 @@ def _load(device: str, source: str) -> str:
             device, reason, place,
         )  # fmt: skip
         return f"plain torch ({place})"
+
+
+def _tiles(library: Path) -> str:
+    """What a library for the CPU makes of the processor's matrix unit, where it knows one."""
+    state = ctypes.CDLL(str(library)).dss_tiles()  # by TileState of tiles.h
+    if state == WRONG_TILES:
+        log.warning("AMX is not used, slower, for it computed a known product wrongly")
+    return ("", "; AMX: refused by the system", "; AMX: wrong, not used", "; AMX: used")[state]
 
 
 def _written_log(device: str, text: str) -> Path | str:
@@ -92,7 +102,7 @@ def _built(library: Path, source: str, device: str) -> Path:
         if not _is_ours(library):
             _require_compiler(device)
             log.warning("compiling the operators for %s, once", device)
-            _build(library, source)
+            compile_library(library, HERE / source, CPU_FLAGS)
     return library
 
 
@@ -148,7 +158,8 @@ def _processor() -> str:
     return next(flags, platform.processor())
 
 
-def _build(library: Path, source: str) -> None:
+def compile_library(library: Path, source: Path, cpu_flags: list[str]) -> None:
+    """Compile a source to a library and load it. Raises what torch raises."""
     from torch.utils import cpp_extension
 
     folder = Path(tempfile.mkdtemp(dir=library.parent))
@@ -157,7 +168,7 @@ def _build(library: Path, source: str) -> None:
     os.environ["PATH"] = os.pathsep.join(paths)
     try:
         cpp_extension.load(
-            library.stem, [str(HERE / source)], extra_cflags=CPU_FLAGS,
+            library.stem, [str(source)], extra_cflags=cpu_flags,
             extra_cuda_cflags=CUDA_FLAGS, build_directory=str(folder), is_python_module=False,
         )  # fmt: skip
         (folder / library.name).chmod(0o755)  # whatever the umask: no one else may write

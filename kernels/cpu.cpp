@@ -2,7 +2,7 @@
 
 #include <atomic>
 
-#include "batch.h"
+#include "batch_trace.h"
 #include "tensors.h"
 
 namespace dss {
@@ -159,150 +159,6 @@ Tensor sdf(Tensor spheres, Tensor tree, Tensor table, Tensor weights, std::vecto
   return values;
 }
 
-// What a rough answer can be trusted with: its error is some quarter of this, by a sample of points
-// between the inner and the outer spheres. Inf where there are no rough answers.
-float trusted_from(const PackedNetwork& packed, int count) {
-  if (!kHasRough) return INFINITY;
-  Batch batch(packed);
-  float error = 0;
-  for (int round = 0; round < 4; ++round) {
-    for (int i = 0; i < kBatch; ++i) {
-      const Sample sample(packed.spheres, count, round * kBatch + i, 4 * kBatch);
-      batch.points[i] = sample.place;
-      batch.spheres[i] = sample.sphere;
-    }
-    batch.estimate(kBatch);
-    float rough[kBatch];
-    std::copy_n(batch.values, kBatch, rough);
-    batch.evaluate(kBatch);
-    for (int i = 0; i < kBatch; ++i) error = std::max(error, fabsf(rough[i] - batch.values[i]));
-  }
-  return 4 * error;
-}
-
-// Traces rays, a batch at a time. A ray that is done makes room for the next one, so that batches
-// are full until no rays are left. Where the answer is thought to be large, it is estimated first.
-class Tracer {
- public:
-  Tracer(const Shell& shell, const TraceOptions& options, const PackedNetwork& packed,
-         const Rays& rays, float trusted)
-      : shell(shell), options(options), rays(rays), trusted(trusted), batch(packed) {}
-
-  template <class Take>
-  void run(Take take) {
-    for (int64_t next = 0, last = 0;;) {
-      while (far.size() < kBatch && near.size() < kBatch && (next < last || take(next, last)))
-        begin(next++);
-      if (near.size() >= kBatch || (far.empty() && !near.empty())) answer(near, false);
-      else if (!far.empty()) answer(far, true);
-      else if (!hits.empty()) find_normals();
-      else break;
-      if (hits.size() >= kBatch) find_normals();
-    }
-  }
-
- private:
-  struct Active {
-    Trace trace;
-    int64_t ray;
-  };
-  struct Hit {
-    int64_t ray;
-    Point place;
-    int sphere;
-    int item = -1; // whose bracket the normal may close
-  };
-  const Shell& shell;
-  const TraceOptions& options;
-  const Rays& rays;
-  const float trusted; // estimates of this size
-  Batch batch;
-  std::vector<Active> items;
-  std::vector<int> idle, far, near; // items: not in use, to be estimated, to be evaluated
-  std::vector<Hit> hits; // whose normals are still to be found
-
-  void put(int i, Point place, int sphere) {
-    batch.points[i] = place;
-    batch.spheres[i] = sphere;
-  }
-
-  void begin(int64_t ray) {
-    if (idle.empty()) {
-      idle.push_back(items.size());
-      items.emplace_back();
-    }
-    const int index = idle.back();
-    Active& item = items[index];
-    item.trace = Trace();
-    item.trace.ray = rays.ray(ray);
-    item.ray = ray;
-    if (!item.trace.begin(shell, options)) return finish(item);
-    idle.pop_back();
-    queue(index);
-  }
-
-  void queue(int index) {
-    const Trace& trace = items[index].trace;
-    if (trace.root >= 0)
-      hits.push_back({items[index].ray, trace.ray.at(trace.root), trace.asked, index});
-    else
-      (trace.expected() > trusted ? far : near).push_back(index);
-  }
-
-  // The last queries of a list that fill a batch.
-  void answer(std::vector<int>& list, bool roughly) {
-    const int count = std::min<size_t>(kBatch, list.size());
-    int asked[kBatch];
-    std::copy_n(list.end() - count, count, asked);
-    list.resize(list.size() - count);
-    for (int i = 0; i < count; ++i) {
-      const Trace& trace = items[asked[i]].trace;
-      put(i, trace.ray.at(trace.t), trace.asked);
-    }
-    roughly ? batch.estimate(count) : batch.evaluate(count);
-    for (int i = 0; i < count; ++i) {
-      Active& item = items[asked[i]];
-      if (roughly && !(fabsf(batch.values[i]) > trusted)) {
-        near.push_back(asked[i]);
-      } else if (item.trace.take(shell, options, batch.values[i])) {
-        queue(asked[i]);
-      } else {
-        finish(item);
-        idle.push_back(asked[i]);
-      }
-    }
-  }
-
-  void finish(const Active& item) {
-    const Trace& trace = item.trace;
-    rays.store(item.ray, trace);
-    if (trace.sphere >= 0) hits.push_back({item.ray, trace.ray.at(trace.hit), trace.sphere});
-  }
-
-  // Of the last hits that fill a batch. Those that are not yet proven are, or are asked again.
-  void find_normals() {
-    const size_t count = std::min<size_t>(kBatch, hits.size()), first = hits.size() - count;
-    for (size_t i = 0; i < count; ++i) put(i, hits[first + i].place, hits[first + i].sphere);
-    batch.differentiate(count);
-    for (size_t i = 0; i < count; ++i) {
-      const auto& [ray, place, sphere, item] = hits[first + i];
-      const Point g = batch.gradients[i];
-      if (item >= 0) {
-        Trace& trace = items[item].trace;
-        const Point d = trace.ray.direction;
-        if (!trace.close(options, batch.values[i], g.x * d.x + g.y * d.y + g.z * d.z)) {
-          near.push_back(item);
-          continue;
-        }
-        rays.store(ray, trace);
-        idle.push_back(item);
-      }
-      rays.store_normal(ray, g);
-    }
-    hits.resize(first);
-  }
-};
-
 TracedTensors trace(Tensor spheres, Tensor tree, Tensor table, Tensor weights,
                     std::vector<int64_t> sizes, double frequency, bool, Tensor origins,
                     Tensor directions, int64_t rule, bool exact, bool everywhere,
@@ -313,7 +169,7 @@ TracedTensors trace(Tensor spheres, Tensor tree, Tensor table, Tensor weights,
   const PackedNetwork packed(net, shell.spheres, spheres.size(0), true);
   Traced traced(origins);
   const Rays rays = traced.rays(origins, directions);
-  const float trusted = exact ? trusted_from(packed, spheres.size(0)) : INFINITY;
+  const Trusted trusted(packed, spheres.size(0), exact);
   parallel(origins.size(0), kBlock,
            [&](auto take) { Tracer(shell, options, packed, rays, trusted).run(take); });
   return traced.tuple();
@@ -341,3 +197,6 @@ STABLE_TORCH_LIBRARY_IMPL(dss, CPU, library) {
 
 } // namespace
 } // namespace dss
+
+// For kernels/build.py: a TileState.
+extern "C" __attribute__((visibility("default"))) int dss_tiles() { return dss::tile_state(); }

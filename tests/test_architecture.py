@@ -15,6 +15,7 @@ MAX_LINES = 75  # of each main script
 STARTERS = {"subprocess", "multiprocessing", "runpy", "pty", "pexpect"}  # modules
 CALLS = {"system", "popen", "execv", "execvp", "spawnv", "posix_spawn", "fork"}  # of os
 MAY_START = {
+    ROOT / "dss" / "experiments" / "commits.py",  # git, for the kernels of another commit
     ROOT / "dss" / "rendering" / "images.py",  # ffmpeg, for animations
     ROOT / "dss" / "experiments" / "mesh_process.py",  # a mesh of a sweep, which may crash
     ROOT / "dss" / "experiments" / "sanitizer.py",  # compute-sanitizer

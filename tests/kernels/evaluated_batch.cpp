@@ -15,7 +15,7 @@ extern "C" void evaluate(const float* spheres, int sphere_count, Network net, in
     const int size = std::min(kBatch, count - first);
     std::copy_n(points + first, size, batch.points);
     std::copy_n(owners + first, size, batch.spheres);
-    batch.estimate(size);
+    batch.evaluate(size, kRough);
     std::copy_n(batch.values, size, estimates + first);
     batch.evaluate(size);
     std::copy_n(batch.values, size, values + first);

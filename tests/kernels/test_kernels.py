@@ -16,9 +16,8 @@ from torch.utils import cpp_extension
 from dss import ops
 from dss.fields import build
 from dss.fields.dual_shell import DualShellSettings
-from dss.shell.dual_shell import DualShell
 from kernels import build as kernels
-from tests.kernels.structures import Network
+from tests.kernels.structures import Network, Rays, hits_of, native, small_shell
 
 ROOT = Path(__file__).parents[2]
 needs_gcc = pytest.mark.skipif(shutil.which("g++") is None, reason="no compiler")
@@ -255,13 +254,6 @@ class TraceOptions(ctypes.Structure):
     ]
 
 
-class Rays(ctypes.Structure):
-    _fields_ = [
-        (name, ctypes.c_void_p)
-        for name in ("origins", "directions", "t", "sphere", "normal", "steps", "intervals")
-    ]
-
-
 class Used(ctypes.Structure):
     _fields_ = [(name, ctypes.c_int) for name in ("rounds", "tiles", "queries")]
 
@@ -324,17 +316,9 @@ def warp(tmp_path_factory) -> ctypes.CDLL:
     return loaded
 
 
-def small_shell() -> DualShell:
-    generator = torch.Generator().manual_seed(0)
-    inner = torch.rand(70, generator=generator) * 0.15 + 0.05
-    return DualShell(torch.rand(70, 3, generator=generator) * 1.2 - 0.6, inner, inner + 0.06)
-
-
 def network_of(field) -> tuple[ops.Network, Network]:
     network = field.network()
-    return network, Network(
-        network.table.data_ptr(), network.weights.data_ptr(), *network.sizes, network.frequency
-    )
+    return network, native(network)
 
 
 @pytest.mark.parametrize(
@@ -380,15 +364,11 @@ def test_warps_evaluate_the_network(warp, options, half, accurate, tolerance):
 
 
 def emulated_trace(warp, kind, shell, native, rays, rule, exact, blocks) -> tuple[ops.Traced, Used]:
-    count = len(rays[0])
-    kinds = (torch.float32, torch.int64, torch.float32, torch.int32, torch.int32)
-    shapes = ((count,), (count,), (count, 3), (count,), (count,))
-    got = ops.Traced(*(torch.empty(s, dtype=k) for s, k in zip(shapes, kinds, strict=True)))
-    pointers, used = Rays(*(tensor.data_ptr() for tensor in (*rays, *got))), Used()
+    (got, pointers), used = hits_of(rays), Used()
     options = TraceOptions(ops.RULES.index(rule), exact, False, 1e-6)
     spheres, tree = (tensor.data_ptr() for tensor in shell.packed)
     warp.emulated_trace(
-        spheres, len(shell), tree, native, kind, options, blocks, count, pointers, used
+        spheres, len(shell), tree, native, kind, options, blocks, len(rays[0]), pointers, used
     )
     return got, used
 
