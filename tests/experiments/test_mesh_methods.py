@@ -47,8 +47,8 @@ def test_a_frame_is_timed_like_with_like(ball_run, box):
 
 @pytest.mark.parametrize("refined", [False, True])
 def test_the_tuned_control(tmp_path, ball, fewer_points, cache, monkeypatch, refined):
-    monkeypatch.setattr("dss.evaluation.mesh_codecs.SAMPLES", 2000)
-    monkeypatch.setattr("dss.evaluation.mesh_codecs.TUNED_BITS", (10,))
+    monkeypatch.setattr("dss.geometry.mesh_codecs.SAMPLES", 2000)
+    monkeypatch.setattr("dss.geometry.mesh_codecs.TUNED_BITS", (10,))
     ball.export(tmp_path / "ball.ply")
     settings = EvalSettings(resolution=32, views=1, size=32)
     entry = TunedDraco("tuned", 800, refined)
