@@ -19,7 +19,7 @@ from dss.experiments.timing import clock, timed
 from dss.fields.base import Field
 from dss.geometry.distance import MeshDistance
 from dss.geometry.mesh import load_mesh
-from dss.geometry.mesh_codecs import simplify
+from dss.geometry.simplify import simplify
 from dss.ops import reference
 from dss.registry import load_config
 from dss.rendering.cameras import Camera, paper_cameras

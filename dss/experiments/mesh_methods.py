@@ -23,7 +23,8 @@ from dss.fields import Field
 from dss.fitting.fit import samples_seen
 from dss.geometry.distance import MeshDistance
 from dss.geometry.mesh import Mesh, load_mesh, surface_samples
-from dss.geometry.mesh_codecs import load_draco, refined, save_draco, simplify, tuned
+from dss.geometry.mesh_codecs import load_draco, refined, save_draco, tuned
+from dss.geometry.simplify import simplify
 from dss.registry import CONFIGS, load_config
 from dss.rendering.cameras import Camera
 from dss.rendering.hit_rules import is_compiled, trace_fastest

@@ -73,7 +73,8 @@ class DisplacedMeshField(Field):
         cls, mesh: "Mesh", distance: "MeshDistance", config: "MeshConfig"
     ) -> Geometry:
         """The coarse mesh: edges collapsed, vertices moved to fit the surface, coded by Draco."""
-        from dss.geometry.mesh_codecs import TUNED_QUALITY, draco, refined, simplify
+        from dss.geometry.mesh_codecs import TUNED_QUALITY, draco, refined
+        from dss.geometry.simplify import simplify
 
         whole = trimesh.Trimesh(mesh.vertices, mesh.faces, process=False)
         coarse = refined(simplify(whole, config.field.faces, TUNED_QUALITY), distance)

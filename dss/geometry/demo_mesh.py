@@ -17,7 +17,7 @@ from scipy.interpolate import CubicSpline
 from scipy.spatial import cKDTree
 from skimage.measure import marching_cubes
 
-from dss.geometry.mesh_codecs import simplify
+from dss.geometry.simplify import simplify
 
 FACES = 50_000  # of the result
 STEP = 0.01  # between the nodes of the marching cubes

@@ -4,7 +4,6 @@ from pathlib import Path
 
 import DracoPy
 import numpy as np
-import pymeshlab
 import trimesh
 from scipy import sparse
 from scipy.sparse.linalg import spsolve
@@ -14,36 +13,15 @@ from dss.errors import InputError
 from dss.files import is_file, replacing
 from dss.geometry.distance import MeshDistance
 from dss.geometry.mesh import surface_samples
+from dss.geometry.simplify import simplify
 
 LEVEL = 10  # of Draco: the slowest, with the smallest files
-QUALITY = 0.3  # what the shape of triangles counts in a collapse, by default
-TUNED_QUALITY = 0.1  # the same of `tuned`: less of it, and smaller errors
+TUNED_QUALITY = 0.1  # of triangles, by `tuned`: less than usual, for smaller errors
 TUNED_BITS = range(8, 13)  # per coordinate, of which `tuned` takes the best
 ATTEMPTS = 4  # at a number of faces for a size
 SAMPLES = 40_000  # points on each surface, of an error and of `refined`
 ROUNDS = 6  # of `refined`
 DAMPING = 1e-3  # of a step of `refined`, against the samples per vertex
-
-
-def simplify(
-    mesh: trimesh.Trimesh, faces: int, quality: float = QUALITY, topology: bool = False
-) -> trimesh.Trimesh:
-    """The mesh with at most `faces` triangles, by quadric edge collapse.
-
-    It stays as it is where it has no more. `quality`, from 0 to 1, is what the shape of triangles
-    counts, and `topology` keeps that of the surface. Raises InputError below 4 faces.
-    """
-    if faces < 4:
-        raise InputError(f"faces={faces}: no solid has fewer than 4; choose more")
-    meshes = pymeshlab.MeshSet()
-    meshes.add_mesh(pymeshlab.Mesh(mesh.vertices, mesh.faces))
-    # All that anyone here sets: what is left out would be what the last call said.
-    meshes.meshing_decimation_quadric_edge_collapse(
-        targetfacenum=faces, qualitythr=quality, preservetopology=topology, preservenormal=True
-    )
-    result = meshes.current_mesh()
-    faces = result.face_matrix().astype(np.int64)
-    return trimesh.Trimesh(result.vertex_matrix(), faces, process=False)
 
 
 def save_draco(mesh: trimesh.Trimesh, path: Path | str, bits: int) -> None:

@@ -14,10 +14,10 @@ from dss.geometry.mesh_codecs import (
     load_draco,
     refined,
     save_draco,
-    simplify,
     surface_error,
     tuned,
 )
+from dss.geometry.simplify import simplify
 
 
 def test_fewer_faces_keep_the_shape(ball):
