@@ -115,7 +115,7 @@ MACHINE = 24 * 10**9  # bytes
         ("fast", "samples.method=oriented", "samples.method=oriented: dual_shell is built on a"),
         ("nglod_1", "samples.method=pairs", "needs a field with a shell"),
         (
-            "compact_8k",
+            "compact_shell_8k",
             "fit.keep=best",
             "the epochs of a coded field differ in bytes, too; choose last",
         ),
