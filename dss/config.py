@@ -95,7 +95,7 @@ class SpheresSettings(Section):
 
 
 class SamplesSettings(Section):
-    method: Literal["pairs", "partition", "importance", "near", "oriented"] = (
+    method: Literal["pairs", "partition", "importance", "near", "oriented", "surface"] = (
         "partition"  # see fitting/samples.py
     )
     # per round; `pairs`: per technique, before expansion; `oriented`: per cloud point

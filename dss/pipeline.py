@@ -171,9 +171,8 @@ def _prepare_mesh(
     rounds = []
     for number, seed in enumerate(seeds := _seeds(config)):
         progress(Event("samples", number, len(seeds), ""))
-        rounds.append(
-            draw_samples(mesh, distance, field.shell, config.samples, field.owner_rule, seed)
-        )
+        samples = draw_samples(mesh, distance, field.shell, config.samples, field.owner_rule, seed)
+        rounds.append(field.owned(samples))
     open_folder(folder, config)
     save_samples(folder, source, geometry, rounds)
 

@@ -50,7 +50,7 @@ def check(config: Config) -> None:
                 "partition": "needs a field with a shell",
                 "oriented": f"{field} is built on a mesh",
             }
-            reason = reasons.get(method, "its samples belong to no sphere of the shell")
+            reason = reasons.get(method, f"{field} cannot learn from such samples")
             raise InputError(
                 f"samples.method={method}: {reason}; for field.method={field} choose "
                 f"{' or '.join(known)}"

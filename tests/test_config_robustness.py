@@ -110,12 +110,12 @@ MACHINE = 24 * 10**9  # bytes
 @pytest.mark.parametrize(
     ("name", "override", "message"),
     [
-        ("fast", "samples.method=near", "samples.method=near: its samples belong to no sphere"),
+        ("fast", "samples.method=near", "samples.method=near: dual_shell cannot learn from"),
         ("fast", "samples.method=importance", "for field.method=dual_shell choose pairs or part"),
         ("fast", "samples.method=oriented", "samples.method=oriented: dual_shell is built on a"),
         ("nglod_1", "samples.method=pairs", "needs a field with a shell"),
         (
-            "compact_8k",
+            "compact_shell_8k",
             "fit.keep=best",
             "the epochs of a coded field differ in bytes, too; choose last",
         ),

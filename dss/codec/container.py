@@ -28,7 +28,7 @@ MAX_SYMBOLS = 1 << 20  # of all tables of a file together
 MAX_INTEGER = (1 << 23) - 1  # of the middle of a table: float32 holds it and its neighbours exactly
 MAX_HEADER = 1 << 12  # bytes of the settings
 HASH_BYTES = 8  # of the SHA-256 of what the field was fitted to
-INTEGERS, COLUMNS, SPHERES, BYTES, FLOATS = range(5)  # kinds of records
+INTEGERS, COLUMNS, SPHERES, BYTES, FLOATS, PLAIN = range(6)  # kinds of records
 BYTE_GAIN = 24  # added to the frequency of a byte whenever it occurs
 MAX_BYTE_TOTAL = 1 << 13  # of the frequencies, which are halved beyond it
 
@@ -185,7 +185,7 @@ class _Facts:
     @classmethod
     def read(cls, reader: "_Reader", budget: int, spare: int) -> "_Facts":
         """With at most so many values, and symbols of tables."""
-        kind = reader.number(FLOATS)
+        kind = reader.number(PLAIN)
         if kind == SPHERES:
             bits = tuple(reader.number(16) for _ in range(1 + reader.number(8)))
             shape = reader.number(MAX_SPHERES), len(bits) + 2
@@ -208,8 +208,11 @@ class _Facts:
         if self.kind == FLOATS:
             numbers = [decoder.read_bits(32) for _ in range(self.count)]
             return Raw(np.array(numbers, np.uint32).view(np.float32).reshape(self.shape))
-        if self.kind == BYTES:
-            values = _decode_bytes(decoder, self.count)
+        if self.kind in (BYTES, PLAIN):
+            if self.kind == BYTES:
+                values = _decode_bytes(decoder, self.count)
+            else:
+                values = [decoder.read_bits(8) for _ in range(self.count)]
             return Raw(np.array(values, np.uint8).reshape(self.shape))
         if self.kind == SPHERES:
             numbers = decode_centers(decoder, self.shape[0], 3 * self.bits[0])
@@ -275,7 +278,7 @@ def _encoded(record: Record) -> tuple[bytes, list[Slot]]:
     dimensions = _varint(len(shape)) + b"".join(map(_varint, shape))
     if isinstance(record, Raw):
         if record.values.dtype == np.uint8:
-            return bytes([BYTES]) + dimensions, _encode_bytes(record.values.ravel())
+            return _encoded_bytes(dimensions, record.values.ravel())
         numbers = record.values.astype(np.float32).ravel().view(np.uint32).tolist()
         slots = [slot for number in numbers for slot in rans.bit_slots(number, 32)]
         return bytes([FLOATS]) + dimensions, slots
@@ -294,6 +297,16 @@ def _encoded_columns(columns: np.ndarray, steps: np.ndarray) -> tuple[bytes, lis
     ]
     rows = [slot for row in zip(*symbols, strict=True) for slot in row]
     return b"".join(table.write() for table in tables), rows
+
+
+def _encoded_bytes(dimensions: bytes, values: np.ndarray) -> tuple[bytes, list[Slot]]:
+    """Bytes (n,) as they are, as of a file that is compressed already, or by their frequencies,
+    whichever is shorter."""
+    plain = [slot for value in values.tolist() for slot in rans.bit_slots(value, 8)]
+    modelled = _encode_bytes(values)
+    if rans.bits(modelled) < rans.bits(plain):
+        return bytes([BYTES]) + dimensions, modelled
+    return bytes([PLAIN]) + dimensions, plain
 
 
 def _encode_bytes(values: np.ndarray) -> list[Slot]:

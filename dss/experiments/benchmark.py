@@ -15,11 +15,11 @@ from torch import Tensor
 
 from dss import ops, pipeline
 from dss.errors import InputError
-from dss.evaluation.mesh_codecs import simplify
 from dss.experiments.timing import clock, timed
 from dss.fields.base import Field
 from dss.geometry.distance import MeshDistance
 from dss.geometry.mesh import load_mesh
+from dss.geometry.simplify import simplify
 from dss.ops import reference
 from dss.registry import load_config
 from dss.rendering.cameras import Camera, paper_cameras

@@ -17,13 +17,14 @@ from dss.config import read_yaml
 from dss.errors import InputError
 from dss.evaluation.geometry import SPREAD, evaluate
 from dss.evaluation.measure import measure_pictures
-from dss.evaluation.mesh_codecs import load_draco, refined, save_draco, simplify, tuned
 from dss.evaluation.protocols import PROTOCOLS, centred_cameras
 from dss.experiments.compare import EvalSettings, Row
 from dss.fields import Field
 from dss.fitting.fit import samples_seen
 from dss.geometry.distance import MeshDistance
 from dss.geometry.mesh import Mesh, load_mesh, surface_samples
+from dss.geometry.mesh_codecs import load_draco, refined, save_draco, tuned
+from dss.geometry.simplify import simplify
 from dss.registry import CONFIGS, load_config
 from dss.rendering.cameras import Camera
 from dss.rendering.hit_rules import is_compiled, trace_fastest

@@ -201,6 +201,7 @@ COMPACT = Preset(
     (Truth(),),
     (
         *(Fitted(f"compact_{size}k") for size in (4, 8, 16, 32)),
+        *(Fitted(f"compact_shell_{size}k") for size in (4, 8, 16, 32)),
         *(TunedDraco(f"Draco, tuned to {size} KB", 1024 * size) for size in (4, 8, 16, 32)),
         *(TunedDraco(f"Draco, refined, {size} KB", 1024 * size, True) for size in (4, 8, 16, 32)),
         *(

@@ -101,6 +101,10 @@ class Field(nn.Module, ABC):
         """Where the field computes, and its points belong."""
         return next((tensor.device for tensor in self.state_dict().values()), torch.device("cpu"))
 
+    def owned(self, samples: Samples) -> Samples:
+        """The samples with the owners that the field learns them by, where it has its own."""
+        return samples
+
     @abstractmethod
     def forward(self, points: Tensor, owner: Tensor | None = None) -> Tensor:
         """Raw prediction (n,), differentiable. `owner` (n,) int64 names each point's sphere; None

@@ -42,7 +42,7 @@ def draw_samples(
     `pairs`: as in the paper, every sphere that contains a point learns it. `partition`: each point
     has one owner, by `owner_rule`. `importance`: in the cube, the denser the nearer to the surface
     (Neural Implicit, Key Spheres); owners are -1. `near`: on the surface, near it, and in the cube
-    (NGLOD); owners are -1.
+    (NGLOD); owners are -1. `surface`: on the surface; owners are -1.
     """
     if shell is None and config.method in ("pairs", "partition"):
         raise InputError(
@@ -50,10 +50,14 @@ def draw_samples(
             "of sampling"
         )
     generator = np.random.default_rng(seed)
-    draw = {"pairs": _pairs, "partition": _partition, "importance": _importance, "near": _near}[
-        config.method
-    ]
-    return draw(mesh, distance, shell, config, owner_rule, generator)
+    methods = {
+        "pairs": _pairs,
+        "partition": _partition,
+        "importance": _importance,
+        "near": _near,
+        "surface": _on_surface,
+    }
+    return methods[config.method](mesh, distance, shell, config, owner_rule, generator)
 
 
 def oriented_samples(
@@ -198,6 +202,19 @@ def _near(
     points, sdf = torch.cat([surface[: 2 * part], near, uniform]), torch.zeros(config.count)
     sdf[2 * part :] = distance.sdf(points[2 * part :]).cpu()
     return Samples(points, torch.full((len(points),), -1), sdf)
+
+
+def _on_surface(
+    mesh: "Mesh",
+    distance: "MeshDistance",
+    shell: DualShell | None,
+    config: SamplesSettings,
+    _rule: str,
+    generator: np.random.Generator,
+) -> Samples:
+    """Points of the surface."""
+    points = _surface(mesh, config.count, generator)
+    return Samples(points, torch.full((len(points),), -1), torch.zeros(len(points)))
 
 
 def _interlayer_points(

@@ -17,6 +17,8 @@ from scipy.interpolate import CubicSpline
 from scipy.spatial import cKDTree
 from skimage.measure import marching_cubes
 
+from dss.geometry.simplify import simplify
+
 FACES = 50_000  # of the result
 STEP = 0.01  # between the nodes of the marching cubes
 FAR = 0.15  # distances beyond this one need not be exact
@@ -43,11 +45,9 @@ def demo_mesh() -> trimesh.Trimesh:
     meshes = pymeshlab.MeshSet()
     meshes.add_mesh(pymeshlab.Mesh(mesh.vertices, mesh.faces))
     meshes.apply_coord_taubin_smoothing(stepsmoothnum=5)  # the lattice's steps, not the shape
-    meshes.meshing_decimation_quadric_edge_collapse(
-        targetfacenum=FACES, preservetopology=True, preservenormal=True
-    )
-    result = meshes.current_mesh()
-    return trimesh.Trimesh(result.vertex_matrix(), result.face_matrix(), process=False)
+    smooth = meshes.current_mesh()
+    smooth = trimesh.Trimesh(smooth.vertex_matrix(), smooth.face_matrix(), process=False)
+    return simplify(smooth, FACES, topology=True)
 
 
 def _evaluate(field: Callable[[Points], np.ndarray]) -> np.ndarray:

@@ -148,8 +148,15 @@ def read(data):
                 for column, b in zip(codes.T, bits[1:], strict=True)
             ]
             tensors.append([((2 * places + 1) / 2.0 ** bits[0] - 1).astype(np.float32), *columns])
-        elif kind == 3:
-            tensors.append(np.array(read_bytes(symbols, count), np.uint8).reshape(shape))
+        elif kind in (3, 5):
+            plain = kind == 5
+            values = (
+                [symbols.bits(8) for _ in range(count)] if plain else read_bytes(symbols, count)
+            )
+            tensors.append(np.array(values, np.uint8).reshape(shape))
+        elif kind == 5:
+            plain = [symbols.bits(8) for _ in range(count)]
+            tensors.append(np.array(plain, np.uint8).reshape(shape))
         elif kind == 4:
             words = np.array([symbols.bits(32) for _ in range(count)], np.uint32)
             tensors.append(words.view(np.float32).reshape(shape))

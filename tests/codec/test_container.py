@@ -47,6 +47,7 @@ RECORDS = [
     spheres(3, 16, 10),
     spheres(30, 2, 0, 0),  # several in a cell
     Raw(GENERATOR.integers(0, 40, 500).astype(np.uint8)),
+    Raw(GENERATOR.integers(0, 256, 500).astype(np.uint8)),  # shorter as it is
     Raw(GENERATOR.standard_normal((2, 3)).astype(np.float32)),
     Raw(np.array(0.9, np.float32)),
     integers(60, 8, steps=8),
@@ -90,6 +91,11 @@ def test_the_size_is_that_of_the_ideal_code():
     ideal = sum(map(size_of, records))
     size = len(pack(Content(["plain"], SIMILARITY, b"", records)))
     assert 0.99 * ideal < size - empty < 1.02 * ideal
+
+
+def test_bytes_without_a_pattern_cost_no_more_than_they_are():
+    noise, pattern = (Raw(GENERATOR.integers(0, top, 3000).astype(np.uint8)) for top in (256, 3))
+    assert size_of(noise) < 3010 and size_of(pattern) < 0.35 * 3000
 
 
 def test_the_same_content_gives_the_same_bytes():

@@ -1,7 +1,7 @@
 """A coded field of the demo mesh, kept in the repository: what it decodes to is recorded, and no
 damage to it goes unnoticed.
 
-golden.dss: train.py --config compact_8k spheres.count=64 field.latent=6 field.width=32
+golden.dss: train.py --config compact_shell_8k spheres.count=64 field.latent=6 field.width=32
 fit.epochs=30 fit.resample=30 fit.rate_weight=1e-8 samples.count=500000
 """
 

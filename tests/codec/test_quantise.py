@@ -13,6 +13,7 @@ from dss.config import CodecSettings, FitSettings, MeshConfig
 from dss.fields import METHODS, build
 from dss.fields.base import Samples
 from dss.fields.deepsdf import DeepSdfSettings
+from dss.fields.displaced_mesh import DisplacedMeshSettings
 from dss.fields.dual_shell import DualShellSettings
 from dss.fields.key_spheres import KeySpheresSettings
 from dss.fields.neural_implicit import NeuralImplicitSettings
@@ -35,6 +36,7 @@ METHODS_TRIED = {
     "key_spheres, shared": (KeySpheresSettings(width=8, layers=2), {"spheres": KEYS}),
     "neural_implicit": (NeuralImplicitSettings(width=16, layers=2), {}),
     "deepsdf": (DeepSdfSettings(width=16), {}),
+    "displaced_mesh": (DisplacedMeshSettings(faces=12, width=8, latent=4), None),
     "nglod": (NglodSettings(lods=2, features=4, width=8, grow_every=3), None),
 }
 IDENTITY = Similarity((0.0, 0.0, 0.0), 1.0)

@@ -47,8 +47,8 @@ def test_a_frame_is_timed_like_with_like(ball_run, box):
 
 @pytest.mark.parametrize("refined", [False, True])
 def test_the_tuned_control(tmp_path, ball, fewer_points, cache, monkeypatch, refined):
-    monkeypatch.setattr("dss.evaluation.mesh_codecs.SAMPLES", 2000)
-    monkeypatch.setattr("dss.evaluation.mesh_codecs.TUNED_BITS", (10,))
+    monkeypatch.setattr("dss.geometry.mesh_codecs.SAMPLES", 2000)
+    monkeypatch.setattr("dss.geometry.mesh_codecs.TUNED_BITS", (10,))
     ball.export(tmp_path / "ball.ply")
     settings = EvalSettings(resolution=32, views=1, size=32)
     entry = TunedDraco("tuned", 800, refined)
@@ -63,7 +63,7 @@ def test_a_coded_field_has_the_bytes_of_its_file(tmp_path, ball, fewer_points, c
     ball.export(tmp_path / "ball.ply")
     small = ("spheres.method=farthest", "spheres.resolution=32", "spheres.count=8")
     small += ("samples.count=4000", "fit.epochs=10", "fit.resample=10")
-    entry, folder = Fitted("small", "compact_4k", small), tmp_path / "small"
+    entry, folder = Fitted("small", "compact_shell_4k", small), tmp_path / "small"
     settings = EvalSettings(resolution=32, views=1, size=32)
     row = measure(entry, tmp_path / "ball.ply", folder, settings, CPU)
     stored = (folder / "field.dss").stat().st_size

@@ -94,7 +94,7 @@ def test_a_fit_to_be_coded_leaves_the_file(mesh_path, script, tmp_path, monkeypa
     monkeypatch.setattr("dss.shell.cover.MIN_COARSE", 5_000)
     monkeypatch.setattr("dss.shell.certify.SAMPLES", 50_000)
     run, copy = tmp_path / "run", tmp_path / "copy.dss"
-    fit = ["train", "--config", "compact_4k", "--mesh", mesh_path, "--out", run, *SMALL]
+    fit = ["train", "--config", "compact_shell_4k", "--mesh", mesh_path, "--out", run, *SMALL]
     code, out, error = script(*fit)
     assert code == 0, error
     size = (run / "field.dss").stat().st_size

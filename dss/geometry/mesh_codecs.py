@@ -4,7 +4,6 @@ from pathlib import Path
 
 import DracoPy
 import numpy as np
-import pymeshlab
 import trimesh
 from scipy import sparse
 from scipy.sparse.linalg import spsolve
@@ -14,33 +13,15 @@ from dss.errors import InputError
 from dss.files import is_file, replacing
 from dss.geometry.distance import MeshDistance
 from dss.geometry.mesh import surface_samples
+from dss.geometry.simplify import simplify
 
 LEVEL = 10  # of Draco: the slowest, with the smallest files
-QUALITY = 0.3  # what the shape of triangles counts in a collapse, by default
-TUNED_QUALITY = 0.1  # the same of `tuned`: less of it, and smaller errors
+TUNED_QUALITY = 0.1  # of triangles, by `tuned`: less than usual, for smaller errors
 TUNED_BITS = range(8, 13)  # per coordinate, of which `tuned` takes the best
 ATTEMPTS = 4  # at a number of faces for a size
 SAMPLES = 40_000  # points on each surface, of an error and of `refined`
 ROUNDS = 6  # of `refined`
 DAMPING = 1e-3  # of a step of `refined`, against the samples per vertex
-
-
-def simplify(mesh: trimesh.Trimesh, faces: int, quality: float = QUALITY) -> trimesh.Trimesh:
-    """The mesh with at most `faces` triangles, by quadric edge collapse.
-
-    It stays as it is where it has no more. `quality`, from 0 to 1, is what the shape of triangles
-    counts. Raises InputError below 4 faces.
-    """
-    if faces < 4:
-        raise InputError(f"faces={faces}: no solid has fewer than 4; choose more")
-    meshes = pymeshlab.MeshSet()
-    meshes.add_mesh(pymeshlab.Mesh(mesh.vertices, mesh.faces))
-    meshes.meshing_decimation_quadric_edge_collapse(
-        targetfacenum=faces, preservenormal=True, qualitythr=quality
-    )
-    result = meshes.current_mesh()
-    faces = result.face_matrix().astype(np.int64)
-    return trimesh.Trimesh(result.vertex_matrix(), faces, process=False)
 
 
 def save_draco(mesh: trimesh.Trimesh, path: Path | str, bits: int) -> None:
@@ -67,16 +48,20 @@ def load_draco(path: Path | str) -> trimesh.Trimesh:
     if not is_file(path):
         raise InputError(f"{path}: no such file; give one that save_draco wrote")
     try:
-        return _decoded(Path(path).read_bytes())
-    except Exception as error:  # DracoPy raises several kinds
+        return decode(Path(path).read_bytes())
+    except ValueError as error:
         raise InputError(
             f"{path}: not a Draco mesh, or damaged ({error}); write it again"
         ) from error
 
 
-def _decoded(content: bytes) -> trimesh.Trimesh:
-    mesh = DracoPy.decode(content)
-    return trimesh.Trimesh(mesh.points, mesh.faces, process=False)
+def decode(content: bytes) -> trimesh.Trimesh:
+    """The mesh in the bytes of a Draco file. Raises ValueError where they are not one."""
+    try:
+        mesh = DracoPy.decode(content)
+        return trimesh.Trimesh(mesh.points, mesh.faces, process=False)
+    except Exception as error:  # DracoPy raises several kinds
+        raise ValueError(f"no Draco mesh: {error}") from error
 
 
 def tuned(mesh: trimesh.Trimesh, size: int) -> tuple[trimesh.Trimesh, int]:
@@ -90,7 +75,7 @@ def tuned(mesh: trimesh.Trimesh, size: int) -> tuple[trimesh.Trimesh, int]:
             content = draco(fewer, bits)
             faces *= size / len(content)
         # twice the bytes halve the error, so that this compares files of nearly the same size
-        cost = surface_error(_decoded(content), truth) * len(content)
+        cost = surface_error(decode(content), truth) * len(content)
         choices.append((cost, bits, fewer))
     _, bits, best = min(choices, key=lambda choice: choice[0])
     return best, bits

@@ -6,17 +6,18 @@ import pytest
 from scipy.spatial import cKDTree
 
 from dss.errors import InputError
-from dss.evaluation import mesh_codecs
-from dss.evaluation.mesh_codecs import (
+from dss.geometry import mesh_codecs
+from dss.geometry.distance import MeshDistance
+from dss.geometry.mesh_codecs import (
+    decode,
     draco,
     load_draco,
     refined,
     save_draco,
-    simplify,
     surface_error,
     tuned,
 )
-from dss.geometry.distance import MeshDistance
+from dss.geometry.simplify import simplify
 
 
 def test_fewer_faces_keep_the_shape(ball):
@@ -29,6 +30,13 @@ def test_fewer_faces_keep_the_shape(ball):
 def test_a_mesh_that_is_small_enough_stays(box):
     same = simplify(box, 12)
     assert np.array_equal(same.vertices, box.vertices) and np.array_equal(same.faces, box.faces)
+
+
+def test_what_an_earlier_call_chose_does_not_count(ball):
+    """pymeshlab takes the values of its last call for the defaults of the next one."""
+    meshes = [simplify(ball, 500, *chosen) for chosen in ((), (0.05, True), ())]
+    assert np.array_equal(meshes[0].vertices, meshes[2].vertices)
+    assert not np.array_equal(meshes[0].vertices, meshes[1].vertices)
 
 
 @pytest.mark.parametrize("bits", [8, 11, 16])
@@ -65,7 +73,7 @@ def test_the_tuned_control_has_the_size_and_beats_others_of_it(ball, fewer, size
     error = surface_error(mesh, truth)
     for other in {8, 10, 14} - {bits}:
         faces = round(len(mesh.faces) * size / len(draco(mesh, other)))
-        decoded = mesh_codecs._decoded(draco(simplify(ball, faces, 0.1), other))
+        decoded = decode(draco(simplify(ball, faces, 0.1), other))
         assert error < surface_error(decoded, truth)
 
 

@@ -1,0 +1,185 @@
+"""A coarse mesh, and how far the surface lies above or below it: a field for small files
+(docs/method.md, section 5)."""
+
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import pydantic
+import torch
+import trimesh
+from torch import Tensor, nn
+
+from dss.config import Count, Layers, Settings
+from dss.fields.base import Field, Geometry, Samples
+
+if TYPE_CHECKING:
+    from dss.config import MeshConfig
+    from dss.geometry.distance import MeshDistance
+    from dss.geometry.mesh import Mesh
+
+UNIT = 0.03  # of the network's output, in mean edges of the coarse mesh
+FLAT = 1e-12  # squared sine below which a triangle is taken for its edges
+
+
+class DisplacedMeshSettings(Settings):
+    method: Literal["displaced_mesh"] = "displaced_mesh"
+    faces: Annotated[Count, pydantic.Field(ge=4)] = 1400  # of the coarse mesh
+    # per coordinate of its vertices
+    bits: Annotated[Count, pydantic.Field(le=16)] = 8
+    latent: Count = 8  # floats per vertex
+    layers: Layers = 2  # hidden layers
+    width: Count = 48  # of each hidden layer
+
+    def least_parameters(self) -> int:
+        return self.latent + self.width * (self.latent + 4 + (self.layers - 1) * self.width)
+
+
+class DisplacedMeshField(Field):
+    """f(x) = signed distance of x to a coarse mesh - displacement at the point closest to x.
+
+    The displacement is MLP([latent, place]). The latent is interpolated between those of the
+    triangle's corners, and `place` tells where the point lies between them: two bubbles, which are
+    zero at the corners and on the edges, its height over the planes through the corners, and its
+    distance from them. All of it is continuous across edges.
+
+    The coarse mesh is kept as the bytes of a Draco file. A sample's owner is twice the triangle
+    that is closest to it, plus one inside the coarse mesh.
+    """
+
+    Settings = DisplacedMeshSettings
+    samplings = ("surface",)
+    geometry_keys = ("mesh",)
+
+    def __init__(self, settings: DisplacedMeshSettings, geometry: Geometry):
+        super().__init__()
+        from dss.geometry.mesh_codecs import decode
+
+        self.settings = settings
+        self.register_buffer("mesh", geometry["mesh"])
+        self.coarse = decode(geometry["mesh"].cpu().numpy().tobytes())
+        self._distance: MeshDistance | None = None
+        for name, value in _derived(self.coarse).items():
+            self.register_buffer(name, value, persistent=False)
+        self.latents = nn.Parameter(torch.rand(len(self.coarse.vertices), settings.latent))
+        widths = [settings.latent + 4] + [settings.width] * settings.layers
+        hidden = [
+            layer
+            for pair in zip(widths, widths[1:], strict=False)
+            for layer in (nn.Linear(*pair), nn.SiLU())
+        ]
+        self.mlp = nn.Sequential(*hidden, nn.Linear(settings.width, 1))
+
+    @classmethod
+    def build_geometry(
+        cls, mesh: "Mesh", distance: "MeshDistance", config: "MeshConfig"
+    ) -> Geometry:
+        """The coarse mesh: edges collapsed, vertices moved to fit the surface, coded by Draco."""
+        from dss.geometry.mesh_codecs import TUNED_QUALITY, draco, refined
+        from dss.geometry.simplify import simplify
+
+        whole = trimesh.Trimesh(mesh.vertices, mesh.faces, process=False)
+        coarse = refined(simplify(whole, config.field.faces, TUNED_QUALITY), distance)
+        content = draco(coarse, config.field.bits)
+        return {"mesh": torch.frombuffer(bytearray(content), dtype=torch.uint8)}
+
+    def owned(self, samples: Samples) -> Samples:
+        return Samples(samples.points, self._owner(samples.points).cpu(), samples.sdf)
+
+    def forward(self, points: Tensor, owner: Tensor | None = None) -> Tensor:
+        if owner is None:
+            owner = self._owner(points)
+        face, outside = owner // 2, 1 - 2 * (owner % 2)
+        corners = self.corners[face]
+        share, flat = closest_shares(points, corners)
+        closest = (share[:, :, None] * corners).sum(1)
+        away = points - closest
+        # the same, but with a gradient on the triangle itself, too
+        above = (away * self.normals[face]).sum(1).abs()
+        distance = torch.where(flat, above, away.norm(dim=1))
+        return outside * distance - self._displacement(face, share, closest)
+
+    def storage(self) -> dict[str, int]:
+        return {
+            "mesh": self.mesh.nbytes,
+            "latents": self.latents.nbytes,
+            "network": sum(parameter.nbytes for parameter in self.mlp.parameters()),
+        }
+
+    def _displacement(self, face: Tensor, share: Tensor, closest: Tensor) -> Tensor:
+        """At points (n, 3) of triangles (n,), the corners' shares (n, 3) of them."""
+        corner = self.faces[face]
+        latent = nn.functional.embedding(corner, self.latents)
+        offset = (closest[:, None] - self.corners[face]) / self.edges[corner][:, :, None]
+        height = (offset * self.vertex_normals[corner]).sum(2)
+        first, second, third = share.unbind(1)
+        place = [
+            3 * (first * second + second * third + third * first),
+            27 * first * second * third,
+            (share * height).sum(1),
+            (share * offset.norm(dim=2)).sum(1),
+        ]
+        latent = (share[:, :, None] * latent).sum(1)
+        return self.unit * self.mlp(torch.cat([latent, torch.stack(place, 1)], 1))[:, 0]
+
+    @torch.no_grad()
+    def _owner(self, points: Tensor) -> Tensor:
+        if self._distance is None or self._distance.device != self.device:
+            from dss.geometry.distance import MeshDistance
+
+            self._distance = MeshDistance(self.coarse.vertices, self.coarse.faces, self.device)
+        points = points.detach().to(self.device)
+        return 2 * self._distance.closest(points)[1] + (self._distance.winding(points) > 0.5)
+
+
+def closest_shares(points: Tensor, corners: Tensor) -> tuple[Tensor, Tensor]:
+    """The points of triangles (n, 3, 3) that are closest to points (n, 3): the shares (n, 3) of the
+    corners, which add up to 1, and whether the point is not on an edge (n,)."""
+    edges = corners.roll(-1, 1) - corners
+    away = points[:, None] - corners
+    lengths = edges.square().sum(2)
+    # from the edge, and along it
+    along = ((away * edges).sum(2) / lengths.clamp(min=torch.finfo(points.dtype).tiny)).clamp(0, 1)
+    nearest = (away - along[:, :, None] * edges).square().sum(2).argmin(1)
+    number = torch.arange(len(points), device=points.device)
+    along = along[number, nearest]
+    start = nn.functional.one_hot(nearest, 3).to(points.dtype)
+    on_edge = start * (1 - along)[:, None] + start.roll(1, 1) * along[:, None]
+
+    first, second = edges[:, 0], -edges[:, 2]
+    mixed, from_first = (first * second).sum(1), (away[:, 0] * first).sum(1)
+    from_second = (away[:, 0] * second).sum(1)
+    area = lengths[:, 0] * lengths[:, 2] - mixed.square()
+    safe = area.clamp(min=torch.finfo(points.dtype).tiny)
+    shares = [
+        (lengths[:, 2] * from_first - mixed * from_second) / safe,
+        (lengths[:, 0] * from_second - mixed * from_first) / safe,
+    ]
+    on_plane = torch.stack([1 - shares[0] - shares[1], *shares], 1)
+    flat = (on_plane >= 0).all(1) & (area > FLAT * lengths[:, 0] * lengths[:, 2])
+    return torch.where(flat[:, None], on_plane, on_edge), flat
+
+
+def _derived(mesh: trimesh.Trimesh) -> dict[str, Tensor]:
+    """What a reader of a file takes from the coarse mesh: faces (f, 3), corners (f, 3, 3), unit
+    normals (f, 3), of vertices (v, 3), too, weighted by angles; the mean edge of each vertex (v,)
+    and of all."""
+    edges = mesh.edges  # each from both of its sides
+    lengths = (mesh.vertices[edges[:, 0]] - mesh.vertices[edges[:, 1]]).copy()
+    lengths = torch.from_numpy(lengths).norm(dim=1)
+    normals = nn.functional.normalize(torch.from_numpy(mesh.triangles_cross.copy()), dim=1)
+    faces = torch.from_numpy(mesh.faces.astype("int64"))
+    count = len(mesh.vertices)
+    angles = torch.from_numpy(mesh.face_angles.copy()).flatten().nan_to_num()
+    around = torch.zeros(count, 3, dtype=torch.float64)
+    around.index_add_(0, faces.flatten(), angles[:, None] * normals.repeat_interleave(3, 0))
+    ends = torch.from_numpy(edges.astype("int64")).flatten()
+    sums = torch.zeros(count, dtype=torch.float64)
+    sums.index_add_(0, ends, lengths.repeat_interleave(2))
+    mean = sums / torch.bincount(ends, minlength=count).clamp(min=1)
+    result = {
+        "corners": torch.from_numpy(mesh.triangles.copy()),
+        "normals": normals,
+        "vertex_normals": nn.functional.normalize(around, dim=1),
+        "edges": mean.clamp(min=1e-3),
+        "unit": UNIT * lengths.mean(),
+    }
+    return {"faces": faces} | {name: value.float() for name, value in result.items()}

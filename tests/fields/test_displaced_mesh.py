@@ -1,0 +1,145 @@
+"""A displaced mesh against exact distances, the closed form of a sphere, and other libraries."""
+
+import numpy as np
+import pytest
+import torch
+import trimesh
+
+from dss.codec.pack import decode_field, encode_field, parts_of
+from dss.config import FitSettings, MeshConfig, SamplesSettings
+from dss.errors import InputError
+from dss.fields.displaced_mesh import DisplacedMeshField, DisplacedMeshSettings, closest_shares
+from dss.fitting.fit import fit
+from dss.fitting.samples import draw_samples
+from dss.geometry.distance import MeshDistance
+from dss.geometry.mesh import load_mesh
+from dss.geometry.similarity import Similarity
+
+SETTINGS = DisplacedMeshSettings(faces=160, width=16, latent=4)
+IDENTITY = Similarity((0.0, 0.0, 0.0), 1.0)
+
+
+@pytest.fixture(scope="module")
+def sphere(ball, tmp_path_factory):
+    path = tmp_path_factory.mktemp("ball") / "ball.ply"
+    ball.export(path)
+    return load_mesh(path)
+
+
+@pytest.fixture(scope="module")
+def geometry(sphere):
+    distance = MeshDistance(sphere.vertices, sphere.faces)
+    return DisplacedMeshField.build_geometry(sphere, distance, MeshConfig(field=SETTINGS))
+
+
+@pytest.fixture
+def field(geometry):
+    torch.manual_seed(0)
+    return DisplacedMeshField(SETTINGS, geometry).eval()
+
+
+def constant(field: DisplacedMeshField, value: float) -> None:
+    """Let the displacement be the same everywhere."""
+    torch.nn.init.zeros_(field.mlp[-1].weight)
+    torch.nn.init.constant_(field.mlp[-1].bias, value / float(field.unit))
+
+
+def cube(count: int) -> torch.Tensor:
+    return 2 * torch.rand(count, 3, generator=torch.Generator().manual_seed(1)) - 1
+
+
+def test_closest_points_of_triangles_are_those_of_trimesh():
+    generator = np.random.default_rng(0)
+    corners = generator.uniform(-1, 1, (5000, 3, 3))
+    corners[:50, 2] = corners[:50, 1]  # with no area
+    points = generator.uniform(-2, 2, (5000, 3))
+    corners, points = torch.from_numpy(corners), torch.from_numpy(points)
+    share, flat = closest_shares(points, corners)
+    expected = trimesh.triangles.closest_point(corners[50:].numpy(), points[50:].numpy())
+    found = (share[:, :, None] * corners).sum(1)
+    assert np.allclose(found[50:], expected, atol=1e-9)
+    assert torch.allclose(share.sum(1), torch.ones(5000).double()) and not flat[:50].any()
+    ends = corners[:50, :2]  # of the segments
+    away, along = points[:50] - ends[:, 0], ends[:, 1] - ends[:, 0]
+    part = ((away * along).sum(1) / along.square().sum(1)).clamp(0, 1)
+    assert torch.allclose(found[:50], ends[:, 0] + part[:, None] * along)
+
+
+@pytest.mark.parametrize("displacement", [0.0, 0.01])
+def test_a_constant_displacement_is_an_offset_of_the_coarse_mesh(field, displacement):
+    constant(field, displacement)
+    points = cube(20_000)
+    coarse = MeshDistance(field.coarse.vertices, field.coarse.faces).sdf(points)
+    assert torch.allclose(field.sdf(points), coarse - displacement, atol=2e-6)
+
+
+def test_the_coarse_mesh_has_so_many_faces_near_the_surface(field):
+    assert len(field.coarse.faces) == 160 and field.coarse.is_watertight
+    points, _ = trimesh.sample.sample_surface(field.coarse, 5000, seed=0)
+    assert np.abs(np.linalg.norm(points, axis=1) - 0.9).max() < 0.05
+
+
+def test_the_displacement_is_continuous_across_edges(field):
+    torch.nn.init.normal_(field.mlp[-1].weight)
+    edges, pairs = field.coarse.face_adjacency_edges, field.coarse.face_adjacency
+    ends = torch.tensor(field.coarse.vertices[edges], dtype=torch.float32)
+    for part in (0.1, 0.5, 0.8):
+        point = torch.lerp(ends[:, 0], ends[:, 1], part)
+        sides = [field(point, 2 * torch.tensor(pairs[:, side])) for side in (0, 1)]
+        assert torch.allclose(*sides, atol=1e-6) and sides[0].std() > 1e-4
+
+
+def test_gradient_equals_finite_differences(field):
+    points, step = cube(2000), 1e-3
+    gradient = field.gradient(points)
+    assert gradient.isfinite().all() and field.gradient(points[:0]).shape == (0, 3)
+    with torch.no_grad():
+        steps = step * torch.eye(3)
+        numeric = torch.stack([field(points + s) - field(points - s) for s in steps], 1) / (
+            2 * step
+        )
+    gap = (gradient - numeric).norm(dim=1)
+    assert gap.median() < 1e-3  # a few points change their triangle
+
+
+def test_a_fit_finds_the_sphere(sphere, geometry, tmp_path):
+    distance = MeshDistance(sphere.vertices, sphere.faces)
+    config = MeshConfig(
+        field=SETTINGS,
+        samples=SamplesSettings(method="surface", count=20_000),
+        fit=FitSettings(epochs=20, resample=20, batch_size=1024, lr=4e-2, band=0),
+    )
+    samples = draw_samples(sphere, distance, None, config.samples, "relative", 0)
+    radius = samples.points.norm(dim=1)
+    assert (radius - 0.9).abs().max() < 3e-4 and not samples.sdf.any()
+    owned = DisplacedMeshField(SETTINGS, geometry).owned(samples)
+    start = DisplacedMeshField(SETTINGS, geometry)
+    constant(start, 0.0)
+    fitted = fit(config, geometry, [owned], torch.device("cpu"), tmp_path / "s", lambda *_: None)
+    on_sphere = 0.9 * torch.nn.functional.normalize(cube(5000), dim=1)
+    error, coarse = fitted.sdf(on_sphere).abs().mean(), start.sdf(on_sphere).abs().mean()
+    assert error < 0.1 * coarse
+
+
+def test_a_file_comes_back_and_is_mostly_what_draco_and_the_network_take(field):
+    data = encode_field(field, SETTINGS, IDENTITY)
+    coded = decode_field(data, "x.dss")
+    assert torch.equal(coded.field.mesh, field.mesh) and coded.settings == SETTINGS
+    points = cube(1000)
+    assert torch.allclose(coded.field.sdf(points), field.sdf(points), atol=2e-4)
+    parts = parts_of(data, field)
+    assert parts["geometry"] == pytest.approx(field.mesh.nbytes, abs=8)
+    assert encode_field(coded.field, coded.settings, coded.similarity) == data
+
+
+@pytest.mark.parametrize("damage", ["cut", "noise", "empty"])
+def test_a_damaged_coarse_mesh_is_an_error(field, damage):
+    mesh = field.mesh.clone()
+    field.mesh = {
+        "cut": mesh[: len(mesh) // 2],
+        "noise": torch.randint(0, 256, mesh.shape, dtype=torch.uint8),
+        "empty": mesh[:0],
+    }[damage]
+    data = encode_field(field, SETTINGS, IDENTITY)
+    with pytest.raises(InputError, match=r"x\.dss: not a \.dss file, or damaged"):
+        decode_field(data, "x.dss")
