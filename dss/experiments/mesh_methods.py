@@ -104,7 +104,7 @@ class MeshMethod(ABC):
                 f"mask_iou_{protocol.name}": mean["mask_iou"],
             }
         return row | {
-            "resident_bytes": resident_bytes(ours),
+            "resident_bytes": ours.resident_bytes(),
             "query_us": query_us(ours, truth),
             **frame_times(ours, settings.size),
         }
@@ -256,16 +256,6 @@ def query_us(ours: Field | MeshDistance, truth: Mesh) -> float:
     points += np.random.default_rng(0).normal(0, SPREAD, points.shape)
     tensor = torch.from_numpy(points.astype(np.float32)).to(ours.device)
     return 1000 * _timed(lambda count: ours.sdf(tensor[:count]), QUERIES, ours.device)[0] / QUERIES
-
-
-def resident_bytes(ours: Field | MeshDistance) -> int:
-    """What must be in memory to answer a signed distance: of a field its numbers and the tree of
-    its shell; of a mesh its vertices and faces in 12 bytes each, and a binary tree of boxes in 24
-    bytes per node, with a face in each leaf."""
-    if isinstance(ours, MeshDistance):
-        return 12 * len(ours.vertices) + 12 * len(ours.faces) + 24 * (2 * len(ours.faces) - 1)
-    tree = 0 if ours.shell is None else ours.shell.packed.tree.nbytes
-    return sum(ours.storage().values()) + tree
 
 
 def _timed(work: Callable[[int], object], size: int, device: torch.device) -> tuple[float, object]:

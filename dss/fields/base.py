@@ -164,3 +164,9 @@ class Field(nn.Module, ABC):
     def storage(self) -> dict[str, int]:
         """Bytes by part as stored. A method overrides it to name its parts."""
         return {"parameters": sum(parameter.nbytes for parameter in self.parameters())}
+
+    def resident_bytes(self) -> int:
+        """Bytes that must be in memory to answer a signed distance: what is stored, and the tree
+        of the shell."""
+        tree = 0 if self.shell is None else self.shell.packed.tree.nbytes
+        return sum(self.storage().values()) + tree

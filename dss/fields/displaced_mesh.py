@@ -104,6 +104,11 @@ class DisplacedMeshField(Field):
             "network": sum(parameter.nbytes for parameter in self.mlp.parameters()),
         }
 
+    def resident_bytes(self) -> int:
+        """The decoded coarse mesh with its tree, in place of the file of it."""
+        learnt = self.storage() | {"mesh": 0}
+        return sum(learnt.values()) + self._searched().resident_bytes()
+
     def _displacement(self, face: Tensor, share: Tensor, closest: Tensor) -> Tensor:
         """At points (n, 3) of triangles (n,), the corners' shares (n, 3) of them."""
         corner = self.faces[face]
@@ -122,12 +127,16 @@ class DisplacedMeshField(Field):
 
     @torch.no_grad()
     def _owner(self, points: Tensor) -> Tensor:
+        coarse, points = self._searched(), points.detach().to(self.device)
+        return 2 * coarse.closest(points)[1] + (coarse.winding(points) > 0.5)
+
+    def _searched(self) -> "MeshDistance":
+        """The coarse mesh with its tree, on the field's device."""
         if self._distance is None or self._distance.device != self.device:
             from dss.geometry.distance import MeshDistance
 
             self._distance = MeshDistance(self.coarse.vertices, self.coarse.faces, self.device)
-        points = points.detach().to(self.device)
-        return 2 * self._distance.closest(points)[1] + (self._distance.winding(points) > 0.5)
+        return self._distance
 
 
 def closest_shares(points: Tensor, corners: Tensor) -> tuple[Tensor, Tensor]:

@@ -181,6 +181,11 @@ class MeshDistance:
         normal = normalize(torch.from_numpy(np.cross(*edges)), dim=1, eps=0).nan_to_num()
         return normal.to(self.device, torch.float32)
 
+    def resident_bytes(self) -> int:
+        """Bytes that must be in memory to answer a signed distance: vertices and faces in 12 each,
+        and a binary tree of boxes in 24 per node, with a face in each leaf."""
+        return 12 * len(self.vertices) + 12 * len(self.faces) + 24 * (2 * len(self.faces) - 1)
+
     @numpy_or_torch
     def sdf(self, points: Tensor, within: float = torch.inf) -> Tensor:
         """Signed distance (n,) of points (n, 3), negative inside.

@@ -14,7 +14,6 @@ from dss.experiments.mesh_methods import (
     find,
     frame_times,
     query_us,
-    resident_bytes,
 )
 from dss.fields import build
 from dss.fields.neural_implicit import NeuralImplicitSettings
@@ -69,7 +68,7 @@ def test_a_coded_field_has_the_bytes_of_its_file(tmp_path, ball, fewer_points, c
     stored = (folder / "field.dss").stat().st_size
     assert row["bytes"] == row["file_bytes"] == stored
     field = open_run(folder).field
-    assert row["resident_bytes"] == resident_bytes(field) > 4 * row["parameters"] > stored
+    assert row["resident_bytes"] == field.resident_bytes() > 4 * row["parameters"] > stored
     assert query_us(field, load_mesh(tmp_path / "ball.ply")) > 0
 
 

@@ -143,3 +143,9 @@ def test_a_damaged_coarse_mesh_is_an_error(field, damage):
     data = encode_field(field, SETTINGS, IDENTITY)
     with pytest.raises(InputError, match=r"x\.dss: not a \.dss file, or damaged"):
         decode_field(data, "x.dss")
+
+
+def test_what_is_resident_is_the_decoded_mesh(field):
+    coarse = 12 * (82 + 160) + 24 * (2 * 160 - 1)
+    learnt = 4 * sum(parameter.numel() for parameter in field.parameters())
+    assert field.resident_bytes() == coarse + learnt
