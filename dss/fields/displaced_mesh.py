@@ -17,12 +17,13 @@ if TYPE_CHECKING:
     from dss.geometry.mesh import Mesh
 
 UNIT = 0.03  # of the network's output, in mean edges of the coarse mesh
+MAX_FACES = 1 << 20  # of the coarse mesh
 FLAT = 1e-12  # squared sine below which a triangle is taken for its edges
 
 
 class DisplacedMeshSettings(Settings):
     method: Literal["displaced_mesh"] = "displaced_mesh"
-    faces: Annotated[Count, pydantic.Field(ge=4)] = 1400  # of the coarse mesh
+    faces: Annotated[Count, pydantic.Field(ge=4, le=MAX_FACES)] = 1400  # of the coarse mesh
     # per coordinate of its vertices
     bits: Annotated[Count, pydantic.Field(le=16)] = 8
     latent: Count = 8  # floats per vertex
@@ -56,6 +57,8 @@ class DisplacedMeshField(Field):
         self.settings = settings
         self.register_buffer("mesh", geometry["mesh"])
         self.coarse = decode(geometry["mesh"].cpu().numpy().tobytes())
+        if len(self.coarse.faces) > MAX_FACES:
+            raise ValueError(f"a coarse mesh of more than {MAX_FACES:,} faces")
         self._distance: MeshDistance | None = None
         for name, value in _derived(self.coarse).items():
             self.register_buffer(name, value, persistent=False)
