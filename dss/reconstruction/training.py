@@ -193,6 +193,7 @@ def train(
     Resumes from `state_path` where it exists, and writes it every `train.checkpoint` steps. Raises
     InputError where the loss is not finite, or a sampler cannot go on.
     """
+    torch.set_flush_denormal(True)  # steep softplus has slopes next to 0, and they are slow
     training = Training(config, scene, device)
     if state_path.is_file():
         training.load(state_path)
