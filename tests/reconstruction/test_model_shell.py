@@ -5,7 +5,14 @@ import torch
 from dss.config import RenderSettings
 from dss.errors import InputError
 from dss.evaluation.images import psnr
-from dss.reconstruction.model_shell import SPARE, ModelField, mend, shell_of_model
+from dss.reconstruction.model_shell import (
+    CHECKS,
+    MAX_LEAKS,
+    SPARE,
+    ModelField,
+    mend,
+    shell_of_model,
+)
 from dss.reconstruction.samplers.shell import Shell, ShellSettings
 from dss.reconstruction.samplers.uniform import Uniform, UniformSettings
 from dss.reconstruction.volume_rendering import render_picture
@@ -78,6 +85,21 @@ def test_mending_finds_leaks_and_hollow_spheres(model):
     assert counts[0] > 1000 and counts[-1] == 0
     assert shell.outer_radii[0] >= 0.45 + margin and shell.inner_radii[0] <= 0.45 - margin
     assert len(shell) > 1 and (shell.outer_gap(torch.tensor([BALLS[1][:3]]))[0] < 0).all()
+
+
+@pytest.mark.parametrize("leaks, settles", [(MAX_LEAKS, True), (MAX_LEAKS + 1, False)])
+def test_a_last_check_may_find_next_to_nothing(model, monkeypatch, leaks, settles):
+    checks = []
+    monkeypatch.setattr(
+        "dss.reconstruction.model_shell.mend",
+        lambda model, shell, *_: checks.append(1) or (shell, leaks),
+    )
+    if settles:
+        shell_of_model(model, *SIZES)
+    else:
+        with pytest.raises(InputError, match=f"still leaks .*{leaks} samples"):
+            shell_of_model(model, *SIZES)
+    assert len(checks) == (1 if settles else CHECKS)
 
 
 def test_a_model_without_a_surface():

@@ -177,13 +177,27 @@ def test_nothing_in_nothing_out(converged):
             assert rendered.colour.shape == (0, 3)
 
 
-def test_before_its_first_shell_the_shell_sampler_is_plain(converged):
+@pytest.mark.parametrize("grid", [0, 32])
+def test_before_its_first_shell_the_shell_sampler_is_another(converged, grid):
+    """Plain, or with an occupancy grid, which it refreshes and forgets with the first shell."""
     origins, directions = pinhole().rays(pinhole().centers())
-    first, second = (
-        sampler.sample(converged, origins, directions)
-        for sampler in (Uniform(UNIFORM), Shell(SHELL))
+    settings = SHELL.model_copy(update={"grid": grid})
+    shell, resumed = Shell(settings), Shell(settings)
+    shell.prepare(converged, 0, torch.Generator())
+    resumed.restore(shell.state_dict())
+    other = Uniform(UNIFORM)
+    if grid:
+        other = Occupancy(OccupancySettings(step=settings.step, grid=grid))
+        other.refresh(converged)
+    first, second, third = (
+        sampler.sample(converged, origins, directions) for sampler in (other, shell, resumed)
     )
     assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
+    assert all(torch.equal(a, b) for a, b in zip(first, third, strict=True))
+    assert bool(shell.state_dict()) == bool(grid)
+    finished = shell_sampler(converged, BALLS).state_dict()
+    resumed.restore(finished)
+    assert resumed.state_dict().keys() == finished.keys()
 
 
 def test_state_survives(converged):
