@@ -19,7 +19,7 @@ from dss.evaluation.geometry import nearest_distances, normal_angles
 from dss.files import is_file, is_folder
 from dss.geometry.distance import MeshDistance
 from dss.geometry.mesh import load_surface, surface_samples
-from dss.reconstruction.made_scene import MESH
+from dss.reconstruction.made_scene import MESH, demo_scene
 from dss.reconstruction.scene import is_scene, load_scene
 from dss.rendering.cameras import Camera
 from dss.tables import Column
@@ -54,20 +54,34 @@ def measure_geometry(
     them; DTU's official folder; or where the scene has moved to, with its own mesh.ply. Without
     it, the scene's mesh.ply is taken. Raises InputError where `data` is none of these.
     """
-    settings = run.config.scene
-    if data and is_scene(data):
-        settings, data = settings.model_copy(update={"path": data}), None
-    if not data and settings.path != "demo" and not is_file(Path(settings.path, MESH)):
-        return {}
     if data and is_official(data):
-        fine = settings.model_copy(update={"downscale": 1})
+        fine = run.config.scene.model_copy(update={"downscale": 1})
         scene = load_scene(fine, "train", run.similarity)
         return measure_dtu(mesh, scene, Path(data))
-    scene = load_scene(settings, "train", run.similarity)
-    vertices, faces = _true_surface(Path(data) if data else scene.path / MESH)
-    truth = trimesh.Trimesh(run.similarity.inverse(vertices), faces, process=False)
-    cameras = [photo.camera for photo in scene.photos]
+    truth = true_surface(run, data)
+    if truth is None:
+        return {}
+    settings = run.config.scene
+    if data and is_scene(data):
+        settings = settings.model_copy(update={"path": data})
+    cameras = [photo.camera for photo in load_scene(settings, "train", run.similarity).photos]
     return compare_seen(mesh, truth, cameras, run.model.device) | {"unit": run.similarity.scale}
+
+
+def true_surface(run: "PhotoRun", data: str | None = None) -> trimesh.Trimesh | None:
+    """The true surface of a run's scene in unit coordinates, or None where it is not known.
+
+    `data` and what it raises: see `measure_geometry`.
+    """
+    path = run.config.scene.path
+    if data and is_scene(data):
+        path, data = data, None
+    if path == "demo":
+        path = demo_scene()
+    if not data and not is_file(Path(path, MESH)):
+        return None
+    vertices, faces = _read_surface(Path(data) if data else Path(path, MESH))
+    return trimesh.Trimesh(run.similarity.inverse(vertices), faces, process=False)
 
 
 def compare_seen(
@@ -172,7 +186,7 @@ def fscore(there: np.ndarray, back: np.ndarray, limit: float) -> float:
     return 2 * precision * recall / (precision + recall) if precision + recall else 0.0
 
 
-def _true_surface(path: Path) -> tuple[np.ndarray, np.ndarray]:
+def _read_surface(path: Path) -> tuple[np.ndarray, np.ndarray]:
     """Vertices and faces in the scene's units, of a file or of all the tiles in a folder."""
     if not is_folder(path):
         return load_surface(path)

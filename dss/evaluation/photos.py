@@ -16,7 +16,7 @@ from dss.reconstruction.scene import Photo, Scene, load_scene
 from dss.reconstruction.volume_rendering import Picture, render_picture
 from dss.rendering.cameras import Camera
 from dss.rendering.gallery import MAX_TILES
-from dss.rendering.images import contact_sheet, save_png
+from dss.rendering.images import Scale, colorized, contact_sheet, save_png
 from dss.rendering.spheres import draw_spheres
 from dss.tables import Column, mean_of
 
@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from dss.run import PhotoRun
 
 Render = Callable[[Camera], Picture]
+ERROR = Scale(0.0, 0.05, "distance to the run's surface (unit coordinates)")
+PANEL = 160  # pixels of a picture on a contact sheet
 SPHERES = 0.25  # of their radii at which spheres are pictured, so that one sees where they are
 COLUMNS = (
     Column("psnr", "PSNR", ".2f"),
@@ -77,34 +79,67 @@ def draw_photos(
     progress: Progress = silent,
 ) -> Path:
     """Colours and normals as PNG, seen by every n-th camera of a split, and their contact sheet,
-    whose path is returned; in the mode `shell` the sampler's spheres, too.
+    whose path is returned. In the mode `shell` the sampler's spheres, too; in the mode `error` the
+    photo, and how far each point of the true surface is from the run's.
 
     Pictures go to `out` (default: the folder of the split in the run). Raises InputError in another
-    mode, and where there are no spheres.
+    mode, and where there are no spheres or no true surface.
     """
-    if mode not in ("shaded", "shell"):
-        remedy = "choose shell, or leave it out"
+    if mode not in ("shaded", "shell", "error"):
+        remedy = "choose shell or error, or leave it out"
         raise InputError(f"--mode {mode}: does not apply to surfaces from photos; {remedy}")
     if mode == "shell" and run.sampler.shell is None:
         raise InputError(f"--mode shell: {run.folder} has no spheres; choose another mode")
+    errors = _error_maps(run, data) if mode == "error" else None
     scene, out = scene_of(run, split, data, every), out or run.folder / split
-    subtitle = f"{split}, colours and normals"
-    subtitle += f", and the spheres at {SPHERES:.0%} of their radii" if mode == "shell" else ""
+    subtitle = {
+        "shaded": f"{split}, colours and normals",
+        "shell": f"{split}, colours, normals, and the spheres at {SPHERES:.0%} of their radii",
+        "error": f"{split}: photo, colours, normals, and the error on the true surface",
+    }[mode]
     tiles, seconds = [], 0.0
     seen = tracked(pictures(run, scene, render), "render", len(scene.photos), progress)
     for photo, picture in seen:
         panels = {"": picture.colour, "normals": picture.normal_map()}
         if mode == "shell":
             panels["spheres"] = draw_spheres(run.sampler.shell, photo.camera, SPHERES)
+        if errors:
+            truth = truth_of(photo, run.background)
+            panels = {"photo": truth, **panels, "error": errors(photo.camera)}
         for folder, image in panels.items():
             save_png(out / folder / f"{photo.name}.png", image)
         tiles.append((np.concatenate(list(panels.values()), 1), photo.name))
         seconds += picture.seconds
     progress(Event("frames", 1, 1, f"{len(tiles)}, {seconds / len(tiles):.3f} s each"))
     images, labels = zip(*tiles[:: -(-len(tiles) // MAX_TILES)], strict=True)
-    sheet = contact_sheet(images, labels, run.folder.resolve().name, subtitle)
+    scale, width = ERROR if errors else None, PANEL * len(panels)
+    sheet = contact_sheet(images, labels, run.folder.resolve().name, subtitle, scale, width)
     save_png(path := run.folder / f"{split}.png", sheet)
     return path
+
+
+def _error_maps(run: "PhotoRun", data: str | None) -> Callable[[Camera], np.ndarray]:
+    """From a camera to its picture (h, w, 3) uint8 of the true surface, in the colours of ERROR."""
+    # Imports the libraries for meshes, which the other pictures do not need.
+    from dss.evaluation.photo_geometry import true_surface
+    from dss.geometry.distance import MeshDistance
+    from dss.rendering.mesh_buffers import render_mesh
+
+    truth = true_surface(run, data)
+    if truth is None:
+        remedy = "name it with --mesh, or choose another mode"
+        raise InputError(f"--mode error: {run.folder}: the true surface is not known; {remedy}")
+    ours, theirs = (
+        MeshDistance(mesh.vertices, mesh.faces, run.model.device) for mesh in (run.surface(), truth)
+    )
+
+    def draw(camera: Camera) -> np.ndarray:
+        seen = render_mesh(theirs, camera, "faces")
+        values = np.full(seen.hit.shape, np.nan)
+        values[seen.hit] = ours.exact(seen.points())
+        return colorized(values, ERROR)
+
+    return draw
 
 
 def volume_render(run: "PhotoRun") -> Render:
