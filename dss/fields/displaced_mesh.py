@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 UNIT = 0.03  # of the network's output, in mean edges of the coarse mesh
 MAX_FACES = 1 << 20  # of the coarse mesh
-FLAT = 1e-12  # squared sine below which a triangle is taken for its edges
+FLAT = 1e-5  # squared sine below which a triangle is taken for its edges: float32 rounds to 1e-7
 
 
 class DisplacedMeshSettings(Settings):

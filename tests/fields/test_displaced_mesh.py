@@ -65,6 +65,21 @@ def test_closest_points_of_triangles_are_those_of_trimesh():
     assert torch.allclose(found[:50], ends[:, 0] + part[:, None] * along)
 
 
+def test_triangles_that_coding_made_a_line_are_edges():
+    """The plane of such a triangle is rounding, and points far away would seem to lie in it."""
+    generator = torch.Generator().manual_seed(0)
+    ends = torch.rand(1000, 2, 3, generator=generator)
+    middle = ends.mean(1, keepdim=True)  # rounded, so the area is not quite zero
+    points = 2 * torch.rand(1000, 3, generator=generator) - 1
+    share, flat = closest_shares(points, torch.cat([ends, middle], 1))
+    closest = (share[:, :, None] * torch.cat([ends, middle], 1)).sum(1)
+    line = ends[:, 1] - ends[:, 0]
+    along = ((points - ends[:, 0]) * line).sum(1) / line.square().sum(1)
+    expected = ends[:, 0] + along.clamp(0, 1)[:, None] * line
+    assert not flat.any()
+    assert (closest - expected).norm(dim=1).max() < 1e-5
+
+
 @pytest.mark.parametrize("displacement", [0.0, 0.01])
 def test_a_constant_displacement_is_an_offset_of_the_coarse_mesh(field, displacement):
     constant(field, displacement)
