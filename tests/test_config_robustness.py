@@ -144,7 +144,8 @@ MACHINE = 24 * 10**9  # bytes
         ("neus_tiny", "train.rays=10_000_000_000", "train.rays=10000000000: need 240 GB"),
         ("neus_tiny", "sampler.coarse=10_000_000_000", "sampler of train.rays=192: need 46,080 GB"),
         ("neus_tiny", "sampler.fine=10_000_000_000", "sampler of train.rays=192: need 23,040 GB"),
-        ("neus_shell_tiny", "sampler.coarse=10_000_000_000", "sampler of train.rays=192: need"),
+        ("neus_shell", "sampler.coarse=10_000_000_000", "sampler of train.rays=512: need"),
+        ("neus_shell_tiny", "sampler.step=1e-9", "sampler of train.rays=192: need"),
         (
             "neus_spheres_tiny",
             "sampler.spheres=1_000_000_000",
