@@ -32,7 +32,7 @@ def test_each_has_its_own_settings(tmp_path):
     assert config.model.beta == 0.2 and config.sampler.step == 0.01
     for override, message in (
         ("sampler.method=shel", "unknown sampler.method shel; did you mean shell?"),
-        ("sampler.grid=4", "unknown key sampler.grid"),
+        ("sampler.voxels=4", "unknown key sampler.voxels"),
         ("model.sharpness=1", "unknown key model.sharpness"),
         ("sampler.eps=0.6", "sampler.eps must be above 0 and at most 0.5"),
         ("sampler.coarse=1", "sampler.coarse must be at least 2"),
