@@ -94,7 +94,6 @@ def test_stages_add_up_and_hits_agree():
     same = [[rows[name][key] for name in PAPERS] for key in ("queries", "depth", "wrong")]
     for values in same:  # one algorithm, three ways to run it
         assert values == pytest.approx([values[0]] * 3, rel=0.02)
-    assert rows["paper, all pairs"]["preparation"] > first["preparation"]
 
 
 def test_depths_are_those_of_the_true_mesh():
