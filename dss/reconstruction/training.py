@@ -5,7 +5,8 @@ An interrupted training resumes to the same result.
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -193,14 +194,14 @@ def train(
     Resumes from `state_path` where it exists, and writes it every `train.checkpoint` steps. Raises
     InputError where the loss is not finite, or a sampler cannot go on.
     """
-    torch.set_flush_denormal(True)  # steep softplus has slopes next to 0, and they are slow
     training = Training(config, scene, device)
     if state_path.is_file():
         training.load(state_path)
     clock = time.process_time if device.type == "cpu" else time.perf_counter
     while training.step < config.train.steps:
         start = clock()
-        scalars = training.run_step()
+        with flushed():
+            scalars = training.run_step()
         if training.seconds is not None:
             training.seconds += clock() - start
         report(training, scalars)
@@ -209,6 +210,16 @@ def train(
     generator = torch.Generator(device).manual_seed(config.seed)
     training.sampler.finish(training.model, training.step, generator)
     return training
+
+
+@contextmanager
+def flushed() -> Iterator[None]:
+    """Numbers next to 0 are 0: steep softplus has such slopes, which slow processors down."""
+    torch.set_flush_denormal(True)
+    try:
+        yield
+    finally:
+        torch.set_flush_denormal(False)
 
 
 def losses(

@@ -14,7 +14,15 @@ from dss.reconstruction.samplers.shell import ShellSettings
 from dss.reconstruction.samplers.sphere_cloud import SphereCloudSettings
 from dss.reconstruction.samplers.uniform import UniformSettings
 from dss.reconstruction.scene import load_scene
-from dss.reconstruction.training import Training, bilinear, losses, schedule, spread_points, train
+from dss.reconstruction.training import (
+    Training,
+    bilinear,
+    flushed,
+    losses,
+    schedule,
+    spread_points,
+    train,
+)
 from dss.reconstruction.volume_rendering import Rendered
 from dss.shell.dual_shell import DualShell
 from tests.helpers import SMALL, write_synthetic
@@ -79,6 +87,19 @@ def test_an_interrupted_training_ends_the_same(config, method, pixels, tmp_path)
     expected, found = whole.weights(), resumed.weights()
     assert expected.keys() == found.keys()
     assert all(torch.equal(value, found[name]) for name, value in expected.items())
+
+
+def test_numbers_next_to_0_are_flushed_while_it_trains_only(config, tmp_path):
+    """Whoever trains and goes on in the same process has them again."""
+
+    def tiny() -> bool:
+        return bool((torch.full((4,), 1e-40) * 1 > 0).all())
+
+    assert tiny()
+    train(config, load_scene(config.scene, "train"), CPU, tmp_path / "a", lambda *_: None)
+    assert tiny()
+    with flushed():
+        assert not tiny()
 
 
 def test_rays_that_all_miss_teach_nothing_and_break_nothing(config):
