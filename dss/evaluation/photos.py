@@ -12,7 +12,7 @@ from torch import Tensor
 from dss.errors import InputError
 from dss.evaluation.images import psnr, ssim_rgb
 from dss.progress import Event, Progress, silent, tracked
-from dss.reconstruction.scene import Photo, Scene, load_scene
+from dss.reconstruction.scene import Photo, Scene, is_scene, load_scene
 from dss.reconstruction.volume_rendering import Picture, render_picture
 from dss.rendering.cameras import Camera
 from dss.rendering.gallery import MAX_TILES
@@ -90,7 +90,10 @@ def draw_photos(
         raise InputError(f"--mode {mode}: does not apply to surfaces from photos; {remedy}")
     if mode == "shell" and run.sampler.shell is None:
         raise InputError(f"--mode shell: {run.folder} has no spheres; choose another mode")
-    errors = _error_maps(run, data) if mode == "error" else None
+    errors = None
+    if mode == "error":
+        errors = _error_maps(run, data)
+        data = data if data and is_scene(data) else None  # else it names the true surface
     scene, out = scene_of(run, split, data, every), out or run.folder / split
     subtitle = {
         "shaded": f"{split}, colours and normals",
