@@ -23,7 +23,7 @@ from dss.fields import Field
 from dss.fitting.fit import samples_seen
 from dss.geometry.distance import MeshDistance
 from dss.geometry.mesh import Mesh, load_mesh, surface_samples
-from dss.geometry.mesh_codecs import load_draco, refined, save_draco, tuned
+from dss.geometry.mesh_codecs import load_draco, save_draco, tuned
 from dss.geometry.simplify import simplify
 from dss.registry import CONFIGS, load_config
 from dss.rendering.cameras import Camera
@@ -165,9 +165,8 @@ class TunedDraco(MeshMethod):
 
     def make(self, path: Path, truth: Mesh, folder: Path, device: torch.device) -> Output:
         file, start = folder / "mesh.drc", time.process_time()
-        mesh, bits = tuned(trimesh.Trimesh(truth.vertices, truth.faces, process=False), self.size)
-        if self.refined:
-            mesh = refined(mesh, MeshDistance(truth.vertices, truth.faces))
+        whole = trimesh.Trimesh(truth.vertices, truth.faces, process=False)
+        mesh, bits = tuned(whole, self.size, self.refined)
         save_draco(mesh, file, bits)
         return Output(load_draco(file), file, {"fit_seconds": time.process_time() - start})
 

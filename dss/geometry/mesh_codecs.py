@@ -64,9 +64,10 @@ def decode(content: bytes) -> trimesh.Trimesh:
         raise ValueError(f"no Draco mesh: {error}") from error
 
 
-def tuned(mesh: trimesh.Trimesh, size: int) -> tuple[trimesh.Trimesh, int]:
+def tuned(mesh: trimesh.Trimesh, size: int, move: bool = False) -> tuple[trimesh.Trimesh, int]:
     """The mesh with fewer faces, and the bits per coordinate, that come nearest to the surface in a
-    Draco file of about `size` bytes."""
+    Draco file of about `size` bytes. With `move`, the vertices are `refined`, for each number of
+    bits, before they are coded."""
     truth, choices = MeshDistance(mesh.vertices, mesh.faces), []
     for bits in TUNED_BITS:
         faces = size
@@ -74,6 +75,9 @@ def tuned(mesh: trimesh.Trimesh, size: int) -> tuple[trimesh.Trimesh, int]:
             fewer = simplify(mesh, max(4, round(faces)), TUNED_QUALITY)
             content = draco(fewer, bits)
             faces *= size / len(content)
+        if move:
+            fewer = refined(fewer, truth)
+            content = draco(fewer, bits)
         # twice the bytes halve the error, so that this compares files of nearly the same size
         cost = surface_error(decode(content), truth) * len(content)
         choices.append((cost, bits, fewer))
