@@ -119,6 +119,25 @@ def test_modes_that_do_not_apply_are_refused(run, script):
         assert code == 2 and f"--mode {mode}" in error and error.count("\n") == 1
 
 
+def test_the_error_on_a_named_surface_is_drawn(run, script, tmp_path):
+    """With --mesh a file is the true surface, and the photos stay those of the run."""
+    trimesh.creation.icosphere(3, 0.25).apply_translation(CENTER).export(tmp_path / "ball.ply")
+    arguments = [
+        "--mode",
+        "error",
+        "--mesh",
+        tmp_path / "ball.ply",
+        "--out",
+        tmp_path,
+        "--every",
+        3,
+    ]
+    code, _, error = script("render", run, "--split", "test", *arguments)
+    assert code == 0, error
+    drawn = {folder: len(list((tmp_path / folder).glob("*.png"))) for folder in ("photo", "error")}
+    assert drawn == {"photo": 2, "error": 2}
+
+
 def test_its_mesh_is_exported_in_the_scene_s_units(run, script, tmp_path):
     exported, facts = tmp_path / "out.ply", tmp_path / "out.json"
     arguments = ["--resolution", 48, "--export", exported, "--json", facts]
