@@ -3,12 +3,13 @@
 
 from typing import TYPE_CHECKING, Annotated, Literal
 
+import numpy as np
 import pydantic
 import torch
 import trimesh
 from torch import Tensor, nn
 
-from dss.config import Count, Layers, Settings
+from dss.config import Count, Settings
 from dss.fields.base import Field, Geometry, Samples
 
 if TYPE_CHECKING:
@@ -16,31 +17,27 @@ if TYPE_CHECKING:
     from dss.geometry.distance import MeshDistance
     from dss.geometry.mesh import Mesh
 
-UNIT = 0.03  # of the network's output, in mean edges of the coarse mesh
+UNIT = 0.03  # of the heights, in mean edges of the coarse mesh
 MAX_FACES = 1 << 20  # of the coarse mesh
 FLAT = 1e-5  # squared sine below which a triangle is taken for its edges: float32 rounds to 1e-7
 
 
 class DisplacedMeshSettings(Settings):
     method: Literal["displaced_mesh"] = "displaced_mesh"
-    faces: Annotated[Count, pydantic.Field(ge=4, le=MAX_FACES)] = 1400  # of the coarse mesh
+    faces: Annotated[Count, pydantic.Field(ge=4, le=MAX_FACES)] = 4000  # of the coarse mesh
     # per coordinate of its vertices
     bits: Annotated[Count, pydantic.Field(le=16)] = 8
-    latent: Count = 8  # floats per vertex
-    layers: Layers = 2  # hidden layers
-    width: Count = 48  # of each hidden layer
 
     def least_parameters(self) -> int:
-        return self.latent + self.width * (self.latent + 4 + (self.layers - 1) * self.width)
+        return 4  # vertices of the smallest mesh
 
 
 class DisplacedMeshField(Field):
     """f(x) = signed distance of x to a coarse mesh - displacement at the point closest to x.
 
-    The displacement is MLP([latent, place]). The latent is interpolated between those of the
-    triangle's corners, and `place` tells where the point lies between them: two bubbles, which are
-    zero at the corners and on the edges, its height over the planes through the corners, and its
-    distance from them. All of it is continuous across edges.
+    The displacement is a quadratic polynomial on every triangle, and continuous: at a corner it is
+    the corner's height, and in the middle of an edge the mean of the heights of its ends and the
+    middle's own height.
 
     The coarse mesh is kept as the bytes of a Draco file. A sample's owner is twice the triangle
     that is closest to it, plus one inside the coarse mesh.
@@ -49,6 +46,7 @@ class DisplacedMeshField(Field):
     Settings = DisplacedMeshSettings
     samplings = ("surface",)
     geometry_keys = ("mesh",)
+    latent_keys = ("corner_heights", "middle_heights")
 
     def __init__(self, settings: DisplacedMeshSettings, geometry: Geometry):
         super().__init__()
@@ -62,14 +60,8 @@ class DisplacedMeshField(Field):
         self._distance: MeshDistance | None = None
         for name, value in _derived(self.coarse).items():
             self.register_buffer(name, value, persistent=False)
-        self.latents = nn.Parameter(torch.rand(len(self.coarse.vertices), settings.latent))
-        widths = [settings.latent + 4] + [settings.width] * settings.layers
-        hidden = [
-            layer
-            for pair in zip(widths, widths[1:], strict=False)
-            for layer in (nn.Linear(*pair), nn.SiLU())
-        ]
-        self.mlp = nn.Sequential(*hidden, nn.Linear(settings.width, 1))
+        self.corner_heights = nn.Parameter(torch.zeros(len(self.coarse.vertices)))
+        self.middle_heights = nn.Parameter(torch.zeros(int(self.edges.max()) + 1))
 
     @classmethod
     def build_geometry(
@@ -98,35 +90,25 @@ class DisplacedMeshField(Field):
         # the same, but with a gradient on the triangle itself, too
         above = (away * self.normals[face]).sum(1).abs()
         distance = torch.where(flat, above, away.norm(dim=1))
-        return outside * distance - self._displacement(face, share, closest)
+        return outside * distance - self._displacement(face, share)
 
     def storage(self) -> dict[str, int]:
-        return {
-            "mesh": self.mesh.nbytes,
-            "latents": self.latents.nbytes,
-            "network": sum(parameter.nbytes for parameter in self.mlp.parameters()),
-        }
+        heights = self.corner_heights.nbytes + self.middle_heights.nbytes
+        return {"mesh": self.mesh.nbytes, "heights": heights}
 
     def resident_bytes(self) -> int:
         """The decoded coarse mesh with its tree, in place of the file of it."""
         learnt = self.storage() | {"mesh": 0}
         return sum(learnt.values()) + self._searched().resident_bytes()
 
-    def _displacement(self, face: Tensor, share: Tensor, closest: Tensor) -> Tensor:
-        """At points (n, 3) of triangles (n,), the corners' shares (n, 3) of them."""
-        corner = self.faces[face]
-        latent = nn.functional.embedding(corner, self.latents)
-        offset = (closest[:, None] - self.corners[face]) / self.edges[corner][:, :, None]
-        height = (offset * self.vertex_normals[corner]).sum(2)
-        first, second, third = share.unbind(1)
-        place = [
-            3 * (first * second + second * third + third * first),
-            27 * first * second * third,
-            (share * height).sum(1),
-            (share * offset.norm(dim=2)).sum(1),
-        ]
-        latent = (share[:, :, None] * latent).sum(1)
-        return self.unit * self.mlp(torch.cat([latent, torch.stack(place, 1)], 1))[:, 0]
+    def _displacement(self, face: Tensor, share: Tensor) -> Tensor:
+        """At points of triangles (n,), given by the corners' shares (n, 3) of them."""
+        bumps = 4 * share * share.roll(-1, 1)  # edge k joins corners k and k + 1
+        corners, middles = (
+            self.corner_heights[self.faces[face]],
+            self.middle_heights[self.edges[face]],
+        )
+        return self.unit * (share * corners + bumps * middles).sum(1)
 
     @torch.no_grad()
     def _owner(self, points: Tensor) -> Tensor:
@@ -171,27 +153,17 @@ def closest_shares(points: Tensor, corners: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _derived(mesh: trimesh.Trimesh) -> dict[str, Tensor]:
-    """What a reader of a file takes from the coarse mesh: faces (f, 3), corners (f, 3, 3), unit
-    normals (f, 3), of vertices (v, 3), too, weighted by angles; the mean edge of each vertex (v,)
-    and of all."""
-    edges = mesh.edges  # each from both of its sides
-    lengths = (mesh.vertices[edges[:, 0]] - mesh.vertices[edges[:, 1]]).copy()
-    lengths = torch.from_numpy(lengths).norm(dim=1)
+    """What a reader of a file takes from the coarse mesh: faces (f, 3), the numbers of their edges
+    (f, 3) in the order of their ends, corners (f, 3, 3), unit normals (f, 3), the heights' unit."""
+    ends = np.sort(mesh.edges, axis=1)  # each from both of its sides
+    _, number = np.unique(ends, axis=0, return_inverse=True)
+    lengths = torch.from_numpy(mesh.vertices[ends[:, 0]] - mesh.vertices[ends[:, 1]]).norm(dim=1)
+    corners = torch.from_numpy(mesh.triangles.copy())
     normals = nn.functional.normalize(torch.from_numpy(mesh.triangles_cross.copy()), dim=1)
-    faces = torch.from_numpy(mesh.faces.astype("int64"))
-    count = len(mesh.vertices)
-    angles = torch.from_numpy(mesh.face_angles.copy()).flatten().nan_to_num()
-    around = torch.zeros(count, 3, dtype=torch.float64)
-    around.index_add_(0, faces.flatten(), angles[:, None] * normals.repeat_interleave(3, 0))
-    ends = torch.from_numpy(edges.astype("int64")).flatten()
-    sums = torch.zeros(count, dtype=torch.float64)
-    sums.index_add_(0, ends, lengths.repeat_interleave(2))
-    mean = sums / torch.bincount(ends, minlength=count).clamp(min=1)
-    result = {
-        "corners": torch.from_numpy(mesh.triangles.copy()),
-        "normals": normals,
-        "vertex_normals": nn.functional.normalize(around, dim=1),
-        "edges": mean.clamp(min=1e-3),
-        "unit": UNIT * lengths.mean(),
+    return {
+        "faces": torch.from_numpy(mesh.faces.astype("int64")),
+        "edges": torch.from_numpy(number.reshape(-1, 3)),
+        "corners": corners.float(),
+        "normals": normals.float(),
+        "unit": (UNIT * lengths.mean()).float(),
     }
-    return {"faces": faces} | {name: value.float() for name, value in result.items()}

@@ -15,7 +15,7 @@ from dss.geometry.distance import MeshDistance
 from dss.geometry.mesh import load_mesh
 from dss.geometry.similarity import Similarity
 
-SETTINGS = DisplacedMeshSettings(faces=160, width=16, latent=4)
+SETTINGS = DisplacedMeshSettings(faces=160)
 IDENTITY = Similarity((0.0, 0.0, 0.0), 1.0)
 
 
@@ -34,14 +34,14 @@ def geometry(sphere):
 
 @pytest.fixture
 def field(geometry):
-    torch.manual_seed(0)
     return DisplacedMeshField(SETTINGS, geometry).eval()
 
 
-def constant(field: DisplacedMeshField, value: float) -> None:
-    """Let the displacement be the same everywhere."""
-    torch.nn.init.zeros_(field.mlp[-1].weight)
-    torch.nn.init.constant_(field.mlp[-1].bias, value / float(field.unit))
+@pytest.fixture
+def bumpy(field):
+    for parameter in field.parameters():
+        torch.nn.init.normal_(parameter, generator=torch.Generator().manual_seed(0))
+    return field
 
 
 def cube(count: int) -> torch.Tensor:
@@ -82,7 +82,7 @@ def test_triangles_that_coding_made_a_line_are_edges():
 
 @pytest.mark.parametrize("displacement", [0.0, 0.01])
 def test_a_constant_displacement_is_an_offset_of_the_coarse_mesh(field, displacement):
-    constant(field, displacement)
+    torch.nn.init.constant_(field.corner_heights, displacement / float(field.unit))
     points = cube(20_000)
     coarse = MeshDistance(field.coarse.vertices, field.coarse.faces).sdf(points)
     assert torch.allclose(field.sdf(points), coarse - displacement, atol=2e-6)
@@ -94,23 +94,39 @@ def test_the_coarse_mesh_has_so_many_faces_near_the_surface(field):
     assert np.abs(np.linalg.norm(points, axis=1) - 0.9).max() < 0.05
 
 
-def test_the_displacement_is_continuous_across_edges(field):
-    torch.nn.init.normal_(field.mlp[-1].weight)
-    edges, pairs = field.coarse.face_adjacency_edges, field.coarse.face_adjacency
-    ends = torch.tensor(field.coarse.vertices[edges], dtype=torch.float32)
+def test_a_quadratic_displacement_is_met_exactly(field):
+    coarse, matrix = field.coarse, np.random.default_rng(0).normal(size=(3, 3))
+
+    def height(points):
+        return 0.05 * np.einsum("...i,ij,...j", points, matrix, points)
+
+    corners = height(coarse.vertices)
+    middles = np.empty(len(coarse.edges_unique))
+    ends = coarse.vertices[coarse.edges.reshape(-1, 3, 2)]
+    middles[field.edges.numpy()] = height(ends.mean(2)) - height(ends).mean(2)
+    for parameter, values in zip(field.parameters(), (corners, middles), strict=True):
+        parameter.data = torch.from_numpy(values / float(field.unit)).float()
+    points, faces = trimesh.sample.sample_surface(coarse, 5000, seed=0)
+    found = -field(torch.from_numpy(points).float(), 2 * torch.from_numpy(faces))
+    assert np.abs(found.detach().numpy() - height(points)).max() < 1e-6
+
+
+def test_the_displacement_is_continuous_across_edges(bumpy):
+    edges, pairs = bumpy.coarse.face_adjacency_edges, bumpy.coarse.face_adjacency
+    ends = torch.tensor(bumpy.coarse.vertices[edges], dtype=torch.float32)
     for part in (0.1, 0.5, 0.8):
         point = torch.lerp(ends[:, 0], ends[:, 1], part)
-        sides = [field(point, 2 * torch.tensor(pairs[:, side])) for side in (0, 1)]
+        sides = [bumpy(point, 2 * torch.tensor(pairs[:, side])) for side in (0, 1)]
         assert torch.allclose(*sides, atol=1e-6) and sides[0].std() > 1e-4
 
 
-def test_gradient_equals_finite_differences(field):
+def test_gradient_equals_finite_differences(bumpy):
     points, step = cube(2000), 1e-3
-    gradient = field.gradient(points)
-    assert gradient.isfinite().all() and field.gradient(points[:0]).shape == (0, 3)
+    gradient = bumpy.gradient(points)
+    assert gradient.isfinite().all() and bumpy.gradient(points[:0]).shape == (0, 3)
     with torch.no_grad():
         steps = step * torch.eye(3)
-        numeric = torch.stack([field(points + s) - field(points - s) for s in steps], 1) / (
+        numeric = torch.stack([bumpy(points + s) - bumpy(points - s) for s in steps], 1) / (
             2 * step
         )
     gap = (gradient - numeric).norm(dim=1)
@@ -129,14 +145,14 @@ def test_a_fit_finds_the_sphere(sphere, geometry, tmp_path):
     assert (radius - 0.9).abs().max() < 3e-4 and not samples.sdf.any()
     owned = DisplacedMeshField(SETTINGS, geometry).owned(samples)
     start = DisplacedMeshField(SETTINGS, geometry)
-    constant(start, 0.0)
     fitted = fit(config, geometry, [owned], torch.device("cpu"), tmp_path / "s", lambda *_: None)
     on_sphere = 0.9 * torch.nn.functional.normalize(cube(5000), dim=1)
     error, coarse = fitted.sdf(on_sphere).abs().mean(), start.sdf(on_sphere).abs().mean()
     assert error < 0.1 * coarse
 
 
-def test_a_file_comes_back_and_is_mostly_what_draco_and_the_network_take(field):
+def test_a_file_comes_back_and_is_mostly_what_draco_takes(bumpy):
+    field = bumpy
     data = encode_field(field, SETTINGS, IDENTITY)
     coded = decode_field(data, "x.dss")
     assert torch.equal(coded.field.mesh, field.mesh) and coded.settings == SETTINGS
