@@ -42,6 +42,16 @@ class Samples:
         return Samples(self.points.to(device), self.owner.to(device), self.sdf.to(device))
 
 
+@dataclass(frozen=True)
+class LinearTerms:
+    """Errors (n,) of samples at which a field is linear in k of its parameters: the numbers of
+    those (n, k), int64, in the order of `named_parameters`, and the slopes (n, k)."""
+
+    error: Tensor
+    parameter: Tensor
+    slope: Tensor
+
+
 class Field(nn.Module, ABC):
     """A map from points (n, 3) float32 in the normalised frame to signed distances (n,), negative
     inside.
@@ -144,6 +154,11 @@ class Field(nn.Module, ABC):
         boundary = center + direction * self.shell.outer_radii[nearest[pocket], None]
         gap[pocket] *= torch.where(self(boundary, nearest[pocket]) < 0, -1.0, 1.0)
         return gap
+
+    def linear_terms(self, samples: Samples) -> LinearTerms | None:
+        """The errors at samples as linear functions of a few parameters each; None where the field
+        is not linear."""
+        return None
 
     def network(self) -> ops.Network | None:
         """What the operators need to trace this field in one go; None where they cannot."""

@@ -10,7 +10,7 @@ import trimesh
 from torch import Tensor, nn
 
 from dss.config import Count, Settings
-from dss.fields.base import Field, Geometry, Samples
+from dss.fields.base import Field, Geometry, LinearTerms, Samples
 
 if TYPE_CHECKING:
     from dss.config import MeshConfig
@@ -92,6 +92,15 @@ class DisplacedMeshField(Field):
         distance = torch.where(flat, above, away.norm(dim=1))
         return outside * distance - self._displacement(face, share)
 
+    @torch.no_grad()
+    def linear_terms(self, samples: Samples) -> LinearTerms:
+        face = samples.owner // 2
+        share, _ = closest_shares(samples.points, self.corners[face])
+        middles = len(self.corner_heights) + self.edges[face]
+        parameters = torch.cat([self.faces[face], middles], 1)
+        slopes = -self.unit * torch.cat([share, _bumps(share)], 1)
+        return LinearTerms(self(samples.points, samples.owner) - samples.sdf, parameters, slopes)
+
     def storage(self) -> dict[str, int]:
         heights = self.corner_heights.nbytes + self.middle_heights.nbytes
         return {"mesh": self.mesh.nbytes, "heights": heights}
@@ -103,12 +112,10 @@ class DisplacedMeshField(Field):
 
     def _displacement(self, face: Tensor, share: Tensor) -> Tensor:
         """At points of triangles (n,), given by the corners' shares (n, 3) of them."""
-        bumps = 4 * share * share.roll(-1, 1)  # edge k joins corners k and k + 1
-        corners, middles = (
-            self.corner_heights[self.faces[face]],
-            self.middle_heights[self.edges[face]],
+        corners = (share * self.corner_heights[self.faces[face]]).sum(1)
+        return self.unit * (
+            corners + (_bumps(share) * self.middle_heights[self.edges[face]]).sum(1)
         )
-        return self.unit * (share * corners + bumps * middles).sum(1)
 
     @torch.no_grad()
     def _owner(self, points: Tensor) -> Tensor:
@@ -150,6 +157,11 @@ def closest_shares(points: Tensor, corners: Tensor) -> tuple[Tensor, Tensor]:
     on_plane = torch.stack([1 - shares[0] - shares[1], *shares], 1)
     flat = (on_plane >= 0).all(1) & (area > FLAT * lengths[:, 0] * lengths[:, 2])
     return torch.where(flat[:, None], on_plane, on_edge), flat
+
+
+def _bumps(share: Tensor) -> Tensor:
+    """1 in the middle of an edge, 0 on the others (n, 3); edge k joins corners k and k + 1."""
+    return 4 * share * share.roll(-1, 1)
 
 
 def _derived(mesh: trimesh.Trimesh) -> dict[str, Tensor]:

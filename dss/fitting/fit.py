@@ -20,6 +20,7 @@ from dss.checkpoint import (
     save_tensors,
     with_prefix,
 )
+from dss.codec.descent import descend
 from dss.codec.quantise import Quantiser
 from dss.config import FitSettings, MeshConfig
 from dss.errors import InputError
@@ -298,6 +299,12 @@ def fit(
     field = training.kept()
     if training.quantiser:
         training.quantiser.finish(field)
+        samples, plain = (
+            parts.at(settings.epochs - 1)[0],
+            (settings.loss, settings.band) == ("l1", 0),
+        )
+        if plain and (terms := field.linear_terms(samples)):
+            descend(field, terms, settings.rate_weight)
     return field
 
 

@@ -8,6 +8,7 @@ import trimesh
 from dss.codec.pack import decode_field, encode_field, parts_of
 from dss.config import FitSettings, MeshConfig, SamplesSettings
 from dss.errors import InputError
+from dss.fields.base import Samples
 from dss.fields.displaced_mesh import DisplacedMeshField, DisplacedMeshSettings, closest_shares
 from dss.fitting.fit import fit
 from dss.fitting.samples import draw_samples
@@ -109,6 +110,20 @@ def test_a_quadratic_displacement_is_met_exactly(field):
     points, faces = trimesh.sample.sample_surface(coarse, 5000, seed=0)
     found = -field(torch.from_numpy(points).float(), 2 * torch.from_numpy(faces))
     assert np.abs(found.detach().numpy() - height(points)).max() < 1e-6
+
+
+def test_its_errors_are_linear_in_the_heights(bumpy):
+    points = cube(2000)
+    samples = bumpy.owned(Samples(points, None, torch.linspace(-1, 1, 2000)))
+    terms = bumpy.linear_terms(samples)
+    before = bumpy(samples.points, samples.owner).detach()
+    assert torch.equal(terms.error, before - samples.sdf)
+    change = torch.randn(82 + 240, generator=torch.Generator().manual_seed(2))
+    torch.nn.utils.vector_to_parameters(
+        torch.nn.utils.parameters_to_vector(bumpy.parameters()) + change, bumpy.parameters()
+    )
+    found = bumpy(samples.points, samples.owner).detach() - before
+    assert torch.allclose(found, (terms.slope * change[terms.parameter]).sum(1), atol=1e-6)
 
 
 def test_the_displacement_is_continuous_across_edges(bumpy):
