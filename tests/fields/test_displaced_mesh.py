@@ -5,6 +5,7 @@ import pytest
 import torch
 import trimesh
 
+from dss.codec.descent import descend
 from dss.codec.pack import decode_field, encode_field, parts_of
 from dss.config import FitSettings, MeshConfig, SamplesSettings
 from dss.errors import InputError
@@ -164,6 +165,33 @@ def test_a_fit_finds_the_sphere(sphere, geometry, tmp_path):
     on_sphere = 0.9 * torch.nn.functional.normalize(cube(5000), dim=1)
     error, coarse = fitted.sdf(on_sphere).abs().mean(), start.sdf(on_sphere).abs().mean()
     assert error < 0.1 * coarse
+
+
+@pytest.mark.parametrize(("band", "calls"), [(0.0, 1), (0.01, 0)])
+def test_the_integers_of_a_coded_fit_are_moved_where_its_loss_is_plain(
+    sphere, geometry, tmp_path, monkeypatch, band, calls
+):
+    config = MeshConfig(
+        field=SETTINGS,
+        samples=SamplesSettings(method="surface", count=2000),
+        fit=FitSettings(epochs=4, batch_size=1024, band=band, rate_weight=1e-7),
+    )
+    distance = MeshDistance(sphere.vertices, sphere.faces)
+    samples = draw_samples(sphere, distance, None, config.samples, "relative", 0)
+    rounds = [DisplacedMeshField(SETTINGS, geometry).owned(samples)]
+    seen = []
+
+    def recorded(field, terms, weight):
+        before = torch.nn.utils.parameters_to_vector(field.parameters())
+        descend(field, terms, weight)
+        after = torch.nn.utils.parameters_to_vector(field.parameters())
+        change = (terms.slope * (after - before)[terms.parameter]).sum(1)
+        seen.append((terms.error.abs().mean(), (terms.error + change).abs().mean(), weight))
+
+    monkeypatch.setattr("dss.fitting.fit.descend", recorded)
+    fit(config, geometry, rounds, torch.device("cpu"), tmp_path / "state", lambda *_: None)
+    assert len(seen) == calls
+    assert all(after < before and weight == 1e-7 for before, after, weight in seen)
 
 
 def test_a_file_comes_back_and_is_mostly_what_draco_takes(bumpy):
