@@ -70,8 +70,8 @@ class Field(nn.Module, ABC):
     # what docs/method.md, section 9, calls the rule by which its own tracer, `trace`, hits, as the
     # method's authors published it; empty: it has none, and is traced like any other field
     hit_rule: ClassVar[str] = ""
-    # first words of the names of parameters (n, d) that are n vectors; when they are coded, each of
-    # their d dimensions has its own step
+    # first words of the names of parameters (n, d) or (n,) that are n vectors or numbers; when they
+    # are coded, each of their d dimensions has its own step
     latent_keys: ClassVar[tuple[str, ...]] = ("latents",)
 
     def __init__(self, shell: DualShell | None = None, owner_rule: str = "relative"):
